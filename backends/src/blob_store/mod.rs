@@ -1,0 +1,1 @@
+//! blob_store: see `raglan_pipeline::ports`.

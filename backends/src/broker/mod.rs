@@ -1,0 +1,1 @@
+//! broker: see `raglan_pipeline::ports`.

@@ -1,0 +1,1 @@
+//! cache: see `raglan_pipeline::ports`.

@@ -1,0 +1,1 @@
+//! database: see `raglan_pipeline::ports`.

@@ -1,0 +1,1 @@
+//! delivery_store: see `raglan_pipeline::ports`.

@@ -1,0 +1,1 @@
+//! document_store: see `raglan_pipeline::ports`.

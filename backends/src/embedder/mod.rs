@@ -1,0 +1,1 @@
+//! embedder: see `raglan_pipeline::ports`.

@@ -1,0 +1,1 @@
+//! event_log: see `raglan_pipeline::ports`.

@@ -1,0 +1,1 @@
+//! generator: see `raglan_pipeline::ports`.

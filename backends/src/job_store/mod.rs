@@ -1,0 +1,1 @@
+//! job_store: see `raglan_pipeline::ports`.

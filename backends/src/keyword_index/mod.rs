@@ -1,0 +1,1 @@
+//! keyword_index: see `raglan_pipeline::ports`.

@@ -1,0 +1,24 @@
+//! How Raglan does it: one folder per port, one file per engine. The only crate that names drivers and model runtimes.
+
+pub mod blob_store;
+pub mod broker;
+pub mod cache;
+#[cfg(feature = "sqlite")]
+pub mod database;
+#[cfg(feature = "sqlite")]
+pub mod delivery_store;
+#[cfg(feature = "sqlite")]
+pub mod document_store;
+pub mod embedder;
+pub mod event_log;
+pub mod generator;
+#[cfg(feature = "sqlite")]
+pub mod job_store;
+pub mod keyword_index;
+pub mod models;
+#[cfg(feature = "parsers")]
+pub mod parser;
+pub mod reranker;
+pub mod vector_index;
+#[cfg(feature = "http")]
+pub mod webhook_sender;

@@ -1,0 +1,1 @@
+//! models: see `raglan_pipeline::ports`.

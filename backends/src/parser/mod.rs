@@ -1,0 +1,1 @@
+//! parser: see `raglan_pipeline::ports`.

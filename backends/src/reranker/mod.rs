@@ -1,0 +1,1 @@
+//! reranker: see `raglan_pipeline::ports`.

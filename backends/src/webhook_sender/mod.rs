@@ -1,0 +1,1 @@
+//! webhook_sender: see `raglan_pipeline::ports`.

@@ -1,0 +1,1 @@
+//! See the port's doc comment for the promises that are checked here.

@@ -1,0 +1,11 @@
+//! What Raglan does: take jobs, find passages, write answers, take documents in.
+//!
+//! This crate holds the domain, the ports and the stages. It names no driver and no HTTP framework; how things are
+//! stored, sent and computed is behind [`ports`], and which implementation is used is decided by whoever composes.
+
+#[cfg(feature = "contract")]
+pub mod contract;
+pub mod domain;
+pub mod ingestion;
+pub mod message;
+pub mod ports;

@@ -1,0 +1,40 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::PortResult;
+use crate::domain::{Delivery, DeliveryAttempt, DeliveryId, DeliveryStatus, JobId, Timestamp};
+
+/// The record of webhook deliveries. They are made by the [`super::JobStore`], with the end of a job.
+///
+/// **Contract**
+/// - A delivery is handed to one caller at a time: [`due`](Self::due) moves its next try on by the lease given.
+/// - [`record`](Self::record) appends the attempt and sets what comes next in one write; for a delivery that is
+///   over it changes nothing and returns none.
+/// - Ids and attempts survive restarts.
+#[async_trait]
+pub trait DeliveryStore: Send + Sync {
+    /// A delivery, or none.
+    async fn get(&self, id: DeliveryId) -> PortResult<Option<Delivery>>;
+
+    /// A job's deliveries, oldest first.
+    async fn of_job(&self, job: JobId) -> PortResult<Vec<Delivery>>;
+
+    /// Pending deliveries whose next try is due, oldest first, each leased to the caller for `lease`.
+    async fn due(&self, limit: usize, lease: Duration) -> PortResult<Vec<Delivery>>;
+
+    /// When the earliest pending delivery is due; none where nothing is pending.
+    async fn next_due(&self) -> PortResult<Option<Timestamp>>;
+
+    /// Writes down a try: `status` afterwards, and when the next try is due (pending only).
+    async fn record(
+        &self,
+        id: DeliveryId,
+        attempt: DeliveryAttempt,
+        status: DeliveryStatus,
+        next_at: Option<Timestamp>,
+    ) -> PortResult<Option<Delivery>>;
+
+    /// Makes a delivery that is over pending again, due now, under the same id. None where there is no such delivery; a pending one becomes due now.
+    async fn replay(&self, id: DeliveryId) -> PortResult<Option<Delivery>>;
+}

@@ -1,0 +1,42 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use super::PortResult;
+use crate::domain::{Event, JobId, NewEvent};
+
+/// What a follower of a job gets.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Followed {
+    /// The next event.
+    Event(Event),
+    /// Events were lost for this reader (it was too slow, or they are no longer kept). What follows continues after this sequence number.
+    Missed {
+        /// The number of the last event that is lost.
+        up_to: u64,
+    },
+}
+
+/// The events of each job, in order, for any number of readers.
+///
+/// **Contract**
+/// - [`append`](Self::append) gives each event of a job a number higher than `floor` and than all before it, and returns it.
+/// - [`follow`](Self::follow) brings what is kept after `after`, then what comes, without a gap or a repetition between the two. A late reader gets the past.
+/// - The stream never ends by itself; the reader stops at a final event.
+/// - A slow reader never holds an appender up; it gets `Missed` and goes on with what is kept.
+/// - After the time to live (counted from the last event) a job's events may be forgotten.
+#[async_trait]
+pub trait EventLog: Send + Sync {
+    /// Adds an event; returns its sequence number.
+    async fn append(&self, job: JobId, floor: u64, event: NewEvent) -> PortResult<u64>;
+
+    /// Follows a job from the event after `after`; 0 is from the beginning.
+    async fn follow(&self, job: JobId, after: u64) -> PortResult<BoxStream<'static, Followed>>;
+
+    /// All kept events of a job, in order.
+    async fn read(&self, job: JobId) -> PortResult<Vec<Event>>;
+
+    /// Forgets a job's events after `delay`.
+    async fn forget(&self, job: JobId, delay: Duration) -> PortResult<()>;
+}
