@@ -6,6 +6,13 @@
 #[cfg(feature = "contract")]
 pub mod contract;
 pub mod domain;
+pub mod follow;
 pub mod ingestion;
+pub mod lifecycle;
 pub mod message;
+pub mod pipelines;
 pub mod ports;
+pub mod retrieval;
+pub mod stage;
+pub mod submit;
+pub mod view;
