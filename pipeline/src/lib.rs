@@ -5,6 +5,7 @@
 
 #[cfg(feature = "contract")]
 pub mod contract;
+pub mod delivery;
 pub mod domain;
 pub mod follow;
 pub mod ingestion;
@@ -15,4 +16,5 @@ pub mod ports;
 pub mod retrieval;
 pub mod stage;
 pub mod submit;
+pub mod sweeper;
 pub mod view;
