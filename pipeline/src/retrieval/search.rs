@@ -75,6 +75,21 @@ pub struct SearchRequest {
     pub mode: Option<SearchMode>,
 }
 
+impl SearchRequest {
+    /// The search of a query job.
+    #[must_use]
+    pub fn of(job: &Job, spec: &QuerySpec) -> Self {
+        Self {
+            tenant: job.tenant.clone(),
+            collection: spec.collection.clone(),
+            query: spec.query.clone(),
+            filter: spec.filter.clone(),
+            top_k: spec.top_k,
+            mode: None,
+        }
+    }
+}
+
 /// Where a search's time went. A part that was not run is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SearchTimings {
