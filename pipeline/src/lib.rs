@@ -6,6 +6,8 @@
 #[cfg(feature = "contract")]
 pub mod contract;
 pub mod domain;
+pub mod generation;
 pub mod ingestion;
 pub mod message;
 pub mod ports;
+pub mod secret;
