@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Degraded, EventType, FinishReason, Job, JobError, JobResult, Passage, QueryResult, QuerySpec, Retrieved, Usage,
+        Degraded, EventType, FinishReason, Job, JobError, JobResult, Passage, QueryResult, QuerySpec,
+        Retrieved, Usage,
     },
     lifecycle::Lifecycle,
     pipelines::{Pipelines, QueryPipeline},
@@ -66,14 +67,16 @@ impl JobStage for GenerationStage {
         let (spec, pipeline) = query_of(job, &self.pipelines)?;
         let name = &pipeline.generate.generator;
         let generator = self.generators.get(name).ok_or_else(|| {
-            let message = format!("the generator {name:?} of pipeline {:?} is not configured", spec.pipeline.as_str());
+            let message =
+                format!("the generator {name:?} of pipeline {:?} is not configured", spec.pipeline.as_str());
             StageError::Permanent(JobError::permanent("unknown_generator", message))
         })?;
         let retrieved = self.passages(job, spec, pipeline).await?;
         let begun = std::time::Instant::now();
         let data = json!({"status": job.status, "attempt": job.attempt, "model": generator.model()});
         self.lifecycle.announce(job, EventType::Generating, data).await;
-        let answer = self.answer(job, spec, pipeline, generator.as_ref(), &retrieved.passages, context).await?;
+        let answer =
+            self.answer(job, spec, pipeline, generator.as_ref(), &retrieved.passages, context).await?;
         let result = QueryResult {
             answer: answer.text,
             found: answer.found,
@@ -132,7 +135,7 @@ impl GenerationStage {
         let answer_tokens = spec.generation.max_tokens as usize;
         let room = generator.context_tokens().map_or(usize::MAX, |most| most.saturating_sub(answer_tokens));
         let budget = pipeline.generate.max_prompt_tokens.min(room);
-        let prompt = PromptBuilder::new(budget).build(&spec.query, passages);
+        let prompt = PromptBuilder::new(Some(budget), None).build(&spec.query, passages).map_err(failed)?;
         let passages = &passages[..prompt.included];
         let request = GenerationRequest {
             question: spec.query.clone(),
@@ -166,11 +169,18 @@ impl GenerationStage {
                     if !pending.is_empty() {
                         self.delta(job, &pending).await;
                     }
-                    return Ok(Answer { text: cited.text, citations: cited.citations, reason, usage, found });
+                    return Ok(Answer {
+                        text: cited.answer,
+                        citations: cited.citations,
+                        reason,
+                        usage,
+                        found,
+                    });
                 }
                 Some(Err(error)) => return Err(failed(error)),
                 None => {
-                    let error = JobError::retryable("generation_failed", "the generator stopped without an end");
+                    let error =
+                        JobError::retryable("generation_failed", "the generator stopped without an end");
                     return Err(StageError::Retry { error, after: None });
                 }
             }
@@ -188,7 +198,9 @@ impl GenerationStage {
         }
         let key = answer_key(&job.tenant, spec, pipeline, &result.index_generation);
         let Ok(bytes) = serde_json::to_vec(result) else { return };
-        if let Err(error) = self.lifecycle.cache.put(Namespace::Answers, &key, Bytes::from(bytes), ANSWER_TTL).await {
+        if let Err(error) =
+            self.lifecycle.cache.put(Namespace::Answers, &key, Bytes::from(bytes), ANSWER_TTL).await
+        {
             warn!(job_id = %job.id, %error, "answer not cached");
         }
     }

@@ -10,8 +10,8 @@ use tracing::warn;
 use super::{duplicates::Shingles, fusion};
 use crate::{
     domain::{
-        ChunkId, Collection, Degraded, EmbedPurpose, MetadataFilter, Passage, PassageRecord, Ranks,
-        Retrieved, SearchMode, Tenant,
+        ChunkId, Collection, Degraded, EmbedPurpose, Job, MetadataFilter, Passage, PassageRecord, QuerySpec,
+        Ranks, Retrieved, SearchMode, Tenant,
     },
     pipelines::{QueryPipeline, RerankSettings},
     ports::{
