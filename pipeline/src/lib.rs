@@ -5,7 +5,16 @@
 
 #[cfg(feature = "contract")]
 pub mod contract;
+pub mod delivery;
 pub mod domain;
+pub mod follow;
 pub mod ingestion;
+pub mod lifecycle;
 pub mod message;
+pub mod pipelines;
 pub mod ports;
+pub mod retrieval;
+pub mod stage;
+pub mod submit;
+pub mod sweeper;
+pub mod view;
