@@ -76,3 +76,8 @@ pub trait JobStage: Send + Sync {
     /// Does the work.
     async fn run(&self, job: &Job, context: &StageContext) -> Result<Outcome, StageError>;
 }
+
+/// Milliseconds since `begun`.
+pub(crate) fn millis(begun: std::time::Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

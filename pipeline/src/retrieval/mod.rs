@@ -8,3 +8,4 @@ mod stage;
 pub use fusion::{Fused, fuse};
 pub use search::{EmbedderSlot, Retriever, RetrieverParts, SearchRequest, SearchTimings, Searched};
 pub use stage::{RetrievalStage, answer_key};
+pub(crate) use stage::{query_of, read, stash};

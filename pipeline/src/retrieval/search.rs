@@ -10,8 +10,8 @@ use tracing::warn;
 use super::{duplicates::Shingles, fusion};
 use crate::{
     domain::{
-        ChunkId, Collection, Degraded, EmbedPurpose, MetadataFilter, Passage, PassageRecord, Ranks,
-        Retrieved, SearchMode, Tenant,
+        ChunkId, Collection, Degraded, EmbedPurpose, Job, MetadataFilter, Passage, PassageRecord, QuerySpec,
+        Ranks, Retrieved, SearchMode, Tenant,
     },
     pipelines::{QueryPipeline, RerankSettings},
     ports::{
@@ -73,6 +73,21 @@ pub struct SearchRequest {
     pub top_k: usize,
     /// Which searches; the pipeline's choice where absent.
     pub mode: Option<SearchMode>,
+}
+
+impl SearchRequest {
+    /// The search of a query job.
+    #[must_use]
+    pub fn of(job: &Job, spec: &QuerySpec) -> Self {
+        Self {
+            tenant: job.tenant.clone(),
+            collection: spec.collection.clone(),
+            query: spec.query.clone(),
+            filter: spec.filter.clone(),
+            top_k: spec.top_k,
+            mode: None,
+        }
+    }
 }
 
 /// Where a search's time went. A part that was not run is none.

@@ -17,7 +17,7 @@ use crate::{
     lifecycle::Lifecycle,
     pipelines::{Pipelines, QueryPipeline},
     ports::{Cache, Namespace, Outcome},
-    stage::{JobStage, StageContext, StageError},
+    stage::{JobStage, StageContext, StageError, millis},
     submit::delta,
     view,
 };
@@ -51,15 +51,7 @@ impl JobStage for RetrievalStage {
             let took_ms = None;
             return Ok(Outcome::Succeed { result: Box::new(JobResult::Query(result)), took_ms });
         }
-        let request = SearchRequest {
-            tenant: job.tenant.clone(),
-            collection: spec.collection.clone(),
-            query: spec.query.clone(),
-            filter: spec.filter.clone(),
-            top_k: spec.top_k,
-            mode: None,
-        };
-        let searched = self.retriever.search(pipeline, &request).await?;
+        let searched = self.retriever.search(pipeline, &SearchRequest::of(job, spec)).await?;
         stash(self.lifecycle.as_ref(), job, &searched.retrieved).await?;
         self.lifecycle.announce(job, EventType::Retrieved, view::retrieved_json(&searched.retrieved)).await;
         Ok(Outcome::Advance {
@@ -95,11 +87,6 @@ pub(crate) fn query_of<'a>(
         StageError::Permanent(JobError::permanent("unknown_pipeline", message))
     })?;
     Ok((spec, pipeline))
-}
-
-/// Milliseconds since `begun`.
-pub(crate) fn millis(begun: Instant) -> u64 {
-    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The key of an answer in the cache: everything that decides the answer, the state of the documents included.
