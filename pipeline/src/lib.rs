@@ -5,6 +5,7 @@
 
 #[cfg(feature = "contract")]
 pub mod contract;
+pub mod decorators;
 pub mod domain;
 pub mod ingestion;
 pub mod message;
