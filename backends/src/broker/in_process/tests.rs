@@ -1,6 +1,6 @@
 //! What is true of this broker beyond the contract. Time is tokio's, paused where it matters.
 
-use std::{pin::pin, task::Poll};
+use std::task::Poll;
 
 use futures::poll;
 use raglan_pipeline::{
@@ -123,7 +123,7 @@ async fn a_delay_set_while_all_wait_for_a_later_one_is_kept() {
     let begun = Instant::now();
     broker.publish(STAGE, late.clone(), Duration::from_secs(30)).await.unwrap();
     let mut consumer = broker.consume(STAGE).await.unwrap();
-    let mut next = pin!(consumer.next());
+    let mut next = consumer.next();
     assert!(poll!(&mut next).is_pending());
     tokio::time::sleep(Duration::from_secs(1)).await;
     broker.publish(STAGE, soon.clone(), Duration::from_secs(5)).await.unwrap();
