@@ -204,3 +204,36 @@ async fn the_keepers_end_with_the_broker() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn its_metrics_say_what_happened_and_what_is_there() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let rendered = recorder.handle();
+    let broker = ::metrics::with_local_recorder(&recorder, || {
+        InProcessBroker::new(BrokerSettings { capacity: 4, max_attempts: 1, ..settings() })
+    });
+    let mut consumer = broker.consume(STAGE).await.unwrap();
+    for _ in 0..4 {
+        publish(&broker).await;
+    }
+    broker.publish(STAGE, envelope(), Duration::ZERO).await.unwrap_err();
+    consumer.next().await.unwrap().ack().await.unwrap();
+    consumer.next().await.unwrap().nack(Duration::ZERO, "no").await.unwrap();
+    let _kept = consumer.next().await.unwrap();
+
+    let text = rendered.render();
+    for expected in [
+        r#"raglan_queue_published_total{queue="retrieval"} 4"#,
+        r#"raglan_queue_refused_total{queue="retrieval"} 1"#,
+        r#"raglan_queue_acked_total{queue="retrieval"} 1"#,
+        r#"raglan_queue_nacked_total{queue="retrieval"} 1"#,
+        r#"raglan_queue_dead_total{queue="retrieval"} 1"#,
+        r#"raglan_queue_messages{queue="retrieval",state="ready"} 1"#,
+        r#"raglan_queue_messages{queue="retrieval",state="unsettled"} 1"#,
+        r#"raglan_queue_messages{queue="retrieval",state="dead"} 1"#,
+        r#"raglan_queue_messages{queue="retrieval",state="delayed"} 0"#,
+        r#"raglan_queue_messages{queue="webhook",state="ready"} 0"#,
+    ] {
+        assert!(text.lines().any(|line| line == expected), "no {expected} in\n{text}");
+    }
+}
