@@ -6,6 +6,7 @@
 #[cfg(feature = "contract")]
 pub mod contract;
 pub mod delivery;
+pub mod decorators;
 pub mod domain;
 pub mod follow;
 pub mod generation;
