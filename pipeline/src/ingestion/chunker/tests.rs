@@ -126,14 +126,15 @@ proptest! {
         let settings = ChunkerSettings::default();
         let changed = changed.index(sizes.len());
         let make = |edit: bool| {
-            let pieces: Vec<_> = sizes
-                .iter()
-                .enumerate()
-                .flat_map(|(i, size)| {
+            // Long enough by itself that the document is never one chunk.
+            let preface = [heading(2, "Preface"), paragraph(prose(99, 30))];
+            let pieces: Vec<_> = preface
+                .into_iter()
+                .chain(sizes.iter().enumerate().flat_map(|(i, size)| {
                     let text =
                         if edit && i == changed { prose(1000 + i, sentences) } else { prose(i, *size) };
                     [heading(2, &format!("Section {i}")), paragraph(text)]
-                })
+                }))
                 .collect();
             let others = |draft: &ChunkDraft| !draft.heading_path.contains(&format!("Section {changed}"));
             let drafts = cut(&document(&pieces), "Manual", &settings);
