@@ -66,8 +66,9 @@ impl<'a> Prepare<'a> {
 
     /// Reads and cuts one item, unless its document is as it would become.
     pub(super) async fn item(&self, item: ManifestItem) -> Result<Prepared, StageError> {
-        let Some(file) = self.source(&item).await? else {
-            return Ok(failed(&item.external_id, "upload_missing", "the uploaded file is gone".to_owned()));
+        let file = match self.source(&item).await? {
+            Ok(file) => file,
+            Err(failure) => return Ok(failure),
         };
         let fingerprint = self.fingerprint(&item, &file);
         let documents = &self.parts.documents;
@@ -106,20 +107,25 @@ impl<'a> Prepare<'a> {
         Ok(Prepared::Ready(Box::new(Ready { document, text: cut.parsed.text, chunks })))
     }
 
-    async fn source(&self, item: &ManifestItem) -> Result<Option<SourceFile>, StageError> {
+    /// The item's file, or why it has none.
+    async fn source(&self, item: &ManifestItem) -> Result<Result<SourceFile, Prepared>, StageError> {
         Ok(match &item.content {
-            ManifestContent::Text { text, media_type } => Some(SourceFile {
+            ManifestContent::Text { text, media_type } => Ok(SourceFile {
                 name: item.external_id.clone(),
                 media_type: Some(media_type.clone().unwrap_or_else(|| "text/plain".to_owned())),
                 bytes: Bytes::from(text.clone().into_bytes()),
             }),
             ManifestContent::Blob { key, file_name, media_type } => {
-                self.parts.lifecycle.blobs.get(key).await?.map(|bytes| SourceFile {
+                let file = self.parts.lifecycle.blobs.get(key).await?.map(|bytes| SourceFile {
                     name: file_name.clone(),
                     media_type: media_type.clone(),
                     bytes,
+                });
+                file.ok_or_else(|| {
+                    failed(&item.external_id, "upload_missing", "the uploaded file is gone".to_owned())
                 })
             }
+            ManifestContent::Refused { code, message } => Err(failed(&item.external_id, code, message.clone())),
         })
     }
 
