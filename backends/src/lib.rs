@@ -15,6 +15,7 @@ pub mod generator;
 #[cfg(feature = "sqlite")]
 pub mod job_store;
 pub mod keyword_index;
+#[cfg(feature = "candle")]
 pub mod models;
 #[cfg(feature = "parsers")]
 pub mod parser;
