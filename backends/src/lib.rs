@@ -12,6 +12,8 @@ pub mod document_store;
 pub mod embedder;
 pub mod event_log;
 pub mod generator;
+#[cfg(feature = "http")]
+mod http_client;
 #[cfg(feature = "sqlite")]
 pub mod job_store;
 pub mod keyword_index;
