@@ -89,7 +89,7 @@ impl Material {
                     context: around.context(number),
                     terms: terms[index][number].clone(),
                     lexical: around.lexical(number, &weights),
-                    fit: wants.fit(text, question),
+                    fit: wants.fit(part.kind, text, question),
                     rank: 1.0 / (1.0 + index as f32),
                 });
             }
