@@ -136,7 +136,7 @@ impl Wants {
         }
     }
 
-    /// How well a sentence can hold such a thing that the question does not hold already: 1 it does, 0 it need not or may, -1 it does not.
+    /// How well a sentence can hold such a thing that the question does not hold already: 1 it does, 0 it need not or may, down to -1 it does not.
     pub(super) fn fit(self, kind: SentenceKind, sentence: &str, question: &str) -> f32 {
         let asked: BTreeSet<String> = question.unicode_words().map(str::to_lowercase).collect();
         let new: Vec<(usize, &str, String)> = sentence
@@ -188,7 +188,8 @@ impl Wants {
             {
                 0.0
             }
-            Self::Name => -1.0,
+            // Things and places have names without capitals too.
+            Self::Name => -0.4,
         }
     }
 }
@@ -235,7 +236,7 @@ mod tests {
             (Wants::Date, "It may be built.", -1.0),
             (Wants::Name, "It was built by Anna Berg.", 1.0),
             (Wants::Name, "Berg built it.", 0.0),
-            (Wants::Name, "The pump was built.", -1.0),
+            (Wants::Name, "The pump was built.", -0.4),
             (Wants::Steps, "To build it:", 1.0),
             (Wants::Steps, "Press `Enter`.", 1.0),
             (Wants::Steps, "It was built.", 0.0),
