@@ -1,7 +1,8 @@
 //! HTML: a page's main content without its navigation.
 //!
 //! What a page marks as its main content is taken, else its body without navigation and the like. Where much of
-//! that is links, the readability rules look for the article in it; elsewhere they would lose code, tables and short sections of manuals.
+//! that is links, the readability rules look for the article in it; elsewhere they would lose code, tables and short
+//! sections of manuals.
 
 use dom_query::{Document, NodeRef};
 use dom_smoothie::{Config, Readability};

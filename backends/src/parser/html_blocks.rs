@@ -75,6 +75,9 @@ impl Walker {
                 // The sign of a link to the heading itself.
                 let text = text.trim().trim_end_matches(['¶', '#', '§']).to_owned();
                 self.prefix = None;
+                if is_callout(&text) {
+                    return self.push(BlockKind::Paragraph, format!("{text}:"));
+                }
                 self.push(BlockKind::Heading(name.as_bytes()[1] - b'0'), text);
             }
             "pre" | "listing" | "xmp" => {
@@ -111,6 +114,18 @@ impl Walker {
                 self.children(node);
                 self.flush();
                 self.prefix = None;
+            }
+            "dt" => {
+                self.flush();
+                self.children(node);
+                // So that what it says is read, and cut, together with its term.
+                let term = self.inline.trim_end().len();
+                self.inline.truncate(term);
+                if self.inline.ends_with(|c: char| c.is_alphanumeric() || matches!(c, ')' | ']' | '"' | '”'))
+                {
+                    self.inline.push(':');
+                }
+                self.flush();
             }
             "main" | "article" => {
                 let outer = std::mem::replace(&mut self.inside_main, true);
@@ -205,6 +220,12 @@ fn is_layout(table: &NodeRef<'_>) -> bool {
             matches!(name(&node).as_str(), "table" | "h1" | "h2" | "h3" | "h4" | "article" | "main")
         })
     }
+}
+
+/// Whether a heading only says how to take the next paragraph. As a heading it would have all that follows under it.
+fn is_callout(heading: &str) -> bool {
+    let heading = heading.trim().to_lowercase();
+    ["note", "notes", "tip", "hint", "warning", "caution", "important", "danger"].contains(&heading.as_str())
 }
 
 /// Preformatted text as it stands.

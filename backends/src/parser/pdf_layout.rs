@@ -15,6 +15,8 @@ const NEW_LINE: f64 = 0.55;
 const HEADING: f64 = 1.12;
 /// The longest heading, in characters.
 const MAX_HEADING: usize = 160;
+/// The longest running title beside a page number, in characters.
+const MAX_RUNNING_TITLE: usize = 100;
 /// Lines at the top and at the bottom of a page that may be repeated on each.
 const EDGE_LINES: usize = 2;
 
@@ -105,7 +107,7 @@ impl Page {
 
 /// Adds the blocks of all pages.
 pub(super) fn blocks(pages: &[Page], builder: &mut DocumentBuilder) -> Result<(), ParseError> {
-    let repeated = repeated_lines(pages);
+    let repeated = &repeated_lines(pages) | &page_numbers(pages);
     let pages: Vec<Vec<&Line>> = pages
         .iter()
         .enumerate()
@@ -117,14 +119,18 @@ pub(super) fn blocks(pages: &[Page], builder: &mut DocumentBuilder) -> Result<()
         })
         .collect();
     let measure = Measure::new(&pages);
-    let paragraphs = paragraphs(&pages, &measure);
     let words = words(&pages);
-    for paragraph in &paragraphs {
-        let text = joined(&paragraph.lines, &words);
-        let kind = measure.kind(paragraph, &text);
-        builder.push(kind, &text)?;
-    }
-    Ok(())
+    let paragraphs: Vec<(Paragraph<'_>, String)> = paragraphs(&pages, &measure)
+        .into_iter()
+        .map(|paragraph| {
+            let text = joined(&paragraph.lines, &words);
+            (paragraph, text)
+        })
+        .collect();
+    let numbers = measure.numbers(&paragraphs);
+    paragraphs
+        .iter()
+        .try_for_each(|(paragraph, text)| builder.push(measure.kind(paragraph, text, &numbers), text))
 }
 
 /// Lines at the edges of pages that most pages have, numbers aside: running titles and page numbers.
@@ -134,11 +140,7 @@ fn repeated_lines(pages: &[Page]) -> HashSet<(usize, usize)> {
     }
     let mut places: HashMap<(String, i64), Vec<(usize, usize)>> = HashMap::new();
     for (index, page) in pages.iter().enumerate() {
-        let mut order: Vec<usize> = (0..page.lines.len()).collect();
-        order.sort_by(|a, b| page.lines[*b].height.total_cmp(&page.lines[*a].height));
-        let edges = order.iter().take(EDGE_LINES).chain(order.iter().rev().take(EDGE_LINES));
-        let edges: HashSet<usize> = edges.copied().collect();
-        for at in edges {
+        for at in edges(page) {
             let line = &page.lines[at];
             let from_edge =
                 if line.height * 2.0 > page.height { page.height - line.height } else { -line.height };
@@ -149,6 +151,43 @@ fn repeated_lines(pages: &[Page]) -> HashSet<(usize, usize)> {
     // Left and right pages often differ, so a third of the pages is enough.
     let enough = (pages.len() / 3).max(3);
     places.into_values().filter(|places| places.len() >= enough).flatten().collect()
+}
+
+/// The numbers of the pages, with the chapter's title where one stands beside them: lines at the edges that begin or
+/// end with a number which grows with the pages.
+fn page_numbers(pages: &[Page]) -> HashSet<(usize, usize)> {
+    let mut places: HashMap<i64, Vec<(usize, usize)>> = HashMap::new();
+    let mut roman: Vec<(usize, usize)> = Vec::new();
+    for (index, page) in pages.iter().enumerate() {
+        for at in edges(page) {
+            let text = page.lines[at].text.trim();
+            let ends = [text.split_whitespace().next(), text.split_whitespace().next_back()];
+            let numbers: HashSet<i64> =
+                ends.into_iter().flatten().filter_map(|word| word.parse().ok()).collect();
+            for number in numbers.into_iter().filter(|_| text.chars().count() <= MAX_RUNNING_TITLE) {
+                places.entry(number - index as i64).or_default().push((index, at));
+            }
+            if text.len() <= 6 && text.chars().all(|c| "ivxl".contains(c)) {
+                roman.push((index, at));
+            }
+        }
+    }
+    let alone = |(index, at): &(usize, usize)| pages[*index].lines[*at].text.trim().parse::<i64>().is_ok();
+    let Some(counted) = places.into_values().max_by_key(Vec::len) else { return HashSet::new() };
+    let enough = (pages.len() / 3).max(2);
+    // On two pages two numbers may be a coincidence, if there is more on the line than the number.
+    let found = counted.len() >= enough && (counted.len() > 2 || counted.iter().all(alone));
+    if !found {
+        return HashSet::new();
+    }
+    counted.into_iter().chain(roman.into_iter().filter(|_| pages.len() >= 4)).collect()
+}
+
+/// The uppermost and the lowest lines of a page.
+fn edges(page: &Page) -> HashSet<usize> {
+    let mut order: Vec<usize> = (0..page.lines.len()).collect();
+    order.sort_by(|a, b| page.lines[*b].height.total_cmp(&page.lines[*a].height));
+    order.iter().take(EDGE_LINES).chain(order.iter().rev().take(EDGE_LINES)).copied().collect()
 }
 
 /// A line with its numbers, also roman ones that stand alone, replaced by one sign.
@@ -202,37 +241,62 @@ impl Measure {
         Self { body, leading, headings }
     }
 
-    fn kind(&self, paragraph: &Paragraph<'_>, text: &str) -> BlockKind {
-        let Some(first) = paragraph.lines.first() else { return BlockKind::Paragraph };
-        let short = text.chars().count() <= MAX_HEADING && paragraph.lines.len() <= 3;
-        let worded = text.chars().filter(|c| c.is_alphabetic()).count() >= 3;
-        if !short || !worded || text.trim_end().ends_with(['.', ',', ';']) {
-            return BlockKind::Paragraph;
+    /// The levels that numbered headings have, by their sizes.
+    fn numbers(&self, paragraphs: &[(Paragraph<'_>, String)]) -> BTreeMap<i64, u8> {
+        let mut levels: BTreeMap<i64, u8> = BTreeMap::new();
+        for (paragraph, text) in paragraphs {
+            if let Some(size) = self.heading_size(paragraph, text)
+                && let Some(level) = numbered(text)
+            {
+                levels.entry(size).and_modify(|least| *least = level.min(*least)).or_insert(level);
+            }
         }
-        let by_size = (first.size >= self.body * HEADING).then(|| {
-            let larger = self.headings.iter().filter(|size| **size > rounded(first.size)).count();
-            u8::try_from(larger + 1).unwrap_or(6).min(6)
-        });
-        match (by_size, numbered(text)) {
-            (Some(_), Some(level)) | (None, Some(level))
-                if paragraph.lines.len() == 1 || by_size.is_some() =>
+        levels
+    }
+
+    /// The size of what is set like a heading: short, large and no sentence.
+    fn heading_size(&self, paragraph: &Paragraph<'_>, text: &str) -> Option<i64> {
+        let first = paragraph.lines.first()?;
+        (is_heading_like(paragraph, text) && first.size >= self.body * HEADING).then(|| rounded(first.size))
+    }
+
+    fn kind(&self, paragraph: &Paragraph<'_>, text: &str, numbers: &BTreeMap<i64, u8>) -> BlockKind {
+        match (self.heading_size(paragraph, text), numbered(text)) {
+            (Some(_), Some(level)) => BlockKind::Heading(level),
+            (Some(size), None) => {
+                let larger = self.headings.iter().filter(|other| **other > size).count();
+                let rank = u8::try_from(larger + 1).unwrap_or(6).min(6);
+                // Numbers tell levels better than sizes do: what is set larger than "1.1" is over it.
+                let over = numbers.range(..size).map(|(_, level)| level.saturating_sub(1).max(1));
+                let beside = numbers.get(&size).copied();
+                BlockKind::Heading(over.chain(beside).fold(rank, u8::min))
+            }
+            // One number alone also begins the items of lists.
+            (None, Some(level))
+                if level > 1 && paragraph.lines.len() == 1 && is_heading_like(paragraph, text) =>
             {
                 BlockKind::Heading(level)
             }
-            (Some(level), _) => BlockKind::Heading(level),
-            _ => BlockKind::Paragraph,
+            (None, _) => BlockKind::Paragraph,
         }
     }
 }
 
-/// The level of a heading such as "3.2 Title". One number alone also begins the items of lists.
+/// Whether this is short, has words and is no sentence.
+fn is_heading_like(paragraph: &Paragraph<'_>, text: &str) -> bool {
+    let worded = text.chars().filter(|c| c.is_alphabetic()).count() >= 3;
+    let short = text.chars().count() <= MAX_HEADING && paragraph.lines.len() <= 3;
+    short && worded && !text.trim_end().ends_with(['.', ',', ';'])
+}
+
+/// The level of a heading such as "3.2 Title".
 fn numbered(text: &str) -> Option<u8> {
     let (number, title) = text.trim().split_once(' ')?;
     let parts: Vec<&str> = number.trim_end_matches('.').split('.').collect();
     let counted =
         parts.iter().all(|part| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit()));
     let titled = title.trim_start().starts_with(char::is_uppercase) && title.chars().count() <= 80;
-    (counted && titled && parts.len() >= 2).then(|| u8::try_from(parts.len()).unwrap_or(6).min(6))
+    (counted && titled).then(|| u8::try_from(parts.len()).unwrap_or(6).min(6))
 }
 
 struct Paragraph<'a> {
@@ -394,9 +458,27 @@ mod tests {
     }
 
     #[test]
+    fn page_numbers_are_found_beside_titles_that_change() {
+        let page = |i: usize| Page {
+            lines: vec![
+                line("Some text of the page.", 700.0, 10.0),
+                line(&format!("In the year {} it was", 1900 + i * 7), 688.0, 10.0),
+                line(&format!("{}. A chapter {}", i / 2, i + 11), 30.0, 9.0),
+            ],
+            height: 800.0,
+        };
+        let pages: Vec<Page> = (0..6).map(page).collect();
+        let mut found: Vec<_> = page_numbers(&pages).into_iter().collect();
+        found.sort_unstable();
+        assert_eq!(found, (0..6).map(|i| (i, 2)).collect::<Vec<_>>());
+        assert!(page_numbers(&pages[..2]).is_empty());
+    }
+
+    #[test]
     fn headings_are_told_by_number_and_leaders_by_dots() {
         assert_eq!(numbered("3.2 Title here"), Some(2));
         assert_eq!(numbered("3.2.1. Title"), Some(3));
+        assert_eq!(numbered("3 Apples"), Some(1));
         assert_eq!(numbered("3 apples"), None);
         assert_eq!(numbered("3.5 seconds"), None);
         assert!(is_leader("1.2 Scope . . . . . . . . 12"));

@@ -1,8 +1,9 @@
 //! Rows of tables as text that can be read by itself.
 
-/// A row as "header: cell; header: cell", or "cell | cell" where there is no header. Empty cells are left out.
+/// A row as "header: cell; header: cell", or "cell | cell" where there is no header. Empty cells are left out, and so
+/// is the header of a single column, which is the table's title.
 pub(super) fn row(header: Option<&[String]>, cells: &[String]) -> String {
-    let Some(header) = header else {
+    let Some(header) = header.filter(|header| header.len() > 1) else {
         return filled(cells).map(|(_, cell)| cell).collect::<Vec<_>>().join(" | ");
     };
     let labelled = filled(cells).map(|(i, cell)| match header.get(i).map(|label| flat(label)) {

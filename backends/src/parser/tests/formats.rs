@@ -99,6 +99,26 @@ fn html_article_among_links_is_found() {
 }
 
 #[test]
+fn html_of_manuals() {
+    let page = "<html><body><div class='navheader'><a href='x'>Prev</a></div><div class='chapter'><h2>4.2. Memory</h2>\
+        <dl><dt><code>work_mem</code> (integer)</dt><dd><p>Sets it.</p></dd></dl>\
+        <div class='note'><h3>Note</h3><p>Restart.</p></div>\
+        <table><tr><th>Function</th></tr><tr><td>f ( x )<p>Does it.</p></td></tr></table></div>\
+        <div class='navfooter'>Next</div></body></html>";
+    assert_eq!(
+        outline(&parse("a.html", page).unwrap()),
+        [
+            "2 4.2. Memory",
+            "P work_mem (integer):",
+            "P Sets it.",
+            "P Note:",
+            "P Restart.",
+            "R f ( x ) Does it."
+        ]
+    );
+}
+
+#[test]
 fn html_in_other_encodings() {
     let page = "<html><head><meta charset='iso-8859-2'><title>Zażółć</title></head><body><p>gęślą jaźń</p></body></html>";
     let (bytes, _, _) = encoding_rs::ISO_8859_2.encode(page);
