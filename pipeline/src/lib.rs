@@ -9,3 +9,4 @@ pub mod domain;
 pub mod ingestion;
 pub mod message;
 pub mod ports;
+pub mod replication;

@@ -22,7 +22,8 @@ pub(super) struct CheckedDirectory(pub MmapDirectory);
 impl Directory for CheckedDirectory {
     fn atomic_read(&self, path: &Path) -> Result<Vec<u8>, OpenReadError> {
         let mut data = self.0.atomic_read(path)?;
-        let crc = data.split_last_chunk::<4>().map(|(data, crc)| (crc32fast::hash(data), u32::from_le_bytes(*crc)));
+        let crc =
+            data.split_last_chunk::<4>().map(|(data, crc)| (crc32fast::hash(data), u32::from_le_bytes(*crc)));
         match crc {
             Some((computed, written)) if computed == written => {
                 data.truncate(data.len() - 4);

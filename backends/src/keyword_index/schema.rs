@@ -112,7 +112,12 @@ impl Fields {
         let id = Uuid::from_slice(entry.get_first(self.chunk)?.as_bytes()?).ok()?;
         let text = entry.get_first(self.body)?.as_str()?.to_owned();
         let headings = entry.get_all(self.headings).map(|heading| heading.as_str().map(str::to_owned));
-        Some(IndexChunk { id: ChunkId(id), heading_path: headings.collect::<Option<_>>()?, text, embedding: None })
+        Some(IndexChunk {
+            id: ChunkId(id),
+            heading_path: headings.collect::<Option<_>>()?,
+            text,
+            embedding: None,
+        })
     }
 
     pub(super) fn chunk_term(&self, chunk: ChunkId) -> Term {

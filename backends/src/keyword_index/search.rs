@@ -84,7 +84,8 @@ fn scored_terms(
     settings: &TantivySettings,
     words: &[(String, u32)],
 ) -> Vec<(Occur, Box<dyn Query>)> {
-    let boosts = [(fields.title, settings.title), (fields.headings, settings.headings), (fields.body, settings.body)];
+    let boosts =
+        [(fields.title, settings.title), (fields.headings, settings.headings), (fields.body, settings.body)];
     words
         .iter()
         .flat_map(|(word, times)| boosts.map(|(field, boost)| (field, word, boost * *times as f32)))

@@ -74,8 +74,9 @@ pub(super) fn writer(index: &Index) -> PortResult<IndexWriter> {
 /// Commits what was written, with the position that it brings the index to.
 pub(super) fn commit(writer: &mut IndexWriter, held: Held) -> PortResult<()> {
     let payload = Payload { format: FORMAT, position: held.position, history: held.history };
-    let payload = serde_json::to_string(&payload)
-        .map_err(|e| PortError::new(ErrorKind::Internal, "a commit's payload cannot be written").with_source(e))?;
+    let payload = serde_json::to_string(&payload).map_err(|e| {
+        PortError::new(ErrorKind::Internal, "a commit's payload cannot be written").with_source(e)
+    })?;
     let mut commit = writer.prepare_commit().map_err(failed)?;
     commit.set_payload(&payload);
     commit.commit().map_err(failed)?;

@@ -85,7 +85,10 @@ impl TantivyIndex {
     pub fn open_with(dir: &Path, settings: TantivySettings) -> PortResult<Self> {
         let weights = [settings.title, settings.headings, settings.body];
         if weights.iter().any(|weight| !weight.is_finite() || *weight < 0.0) {
-            return Err(PortError::new(ErrorKind::Invalid, format!("weights must be 0 or more, not {weights:?}")));
+            return Err(PortError::new(
+                ErrorKind::Invalid,
+                format!("weights must be 0 or more, not {weights:?}"),
+            ));
         }
         let fields = Fields::new();
         let (opened, held) = storage::open(dir, &fields)?;
@@ -232,3 +235,7 @@ impl Inner {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

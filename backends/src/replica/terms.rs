@@ -14,8 +14,10 @@ const LONGEST: usize = 256;
 
 /// The terms of a document's metadata, sorted, each once.
 pub(crate) fn of_metadata(metadata: &Metadata) -> Vec<String> {
-    let mut terms: Vec<String> =
-        metadata.iter().flat_map(|(key, value)| values(value).iter().map(move |value| term(key, value))).collect();
+    let mut terms: Vec<String> = metadata
+        .iter()
+        .flat_map(|(key, value)| values(value).iter().map(move |value| term(key, value)))
+        .collect();
     terms.sort_unstable();
     terms.dedup();
     terms
@@ -117,8 +119,10 @@ mod tests {
             Just(json!(null)),
             any::<bool>().prop_map(Value::from),
             (-2i64..3).prop_map(Value::from),
-            prop_oneof![Just(0.0), Just(-0.0), Just(1.0), Just(0.1), Just(1e300), any::<f64>()].prop_map(Value::from),
-            prop_oneof![Just("1".to_owned()), Just("1.0".to_owned()), "[a\":.\\\\,]{0,3}"].prop_map(Value::from),
+            prop_oneof![Just(0.0), Just(-0.0), Just(1.0), Just(0.1), Just(1e300), any::<f64>()]
+                .prop_map(Value::from),
+            prop_oneof![Just("1".to_owned()), Just("1.0".to_owned()), "[a\":.\\\\,]{0,3}"]
+                .prop_map(Value::from),
             "x{250,260}".prop_map(Value::from),
         ]
     }

@@ -168,9 +168,11 @@ impl Files {
         self.sequence += 1;
         let mut written = Vec::new();
         for (index, (scope, shard)) in shards.enumerate() {
-            let unchanged = self.saved.iter().flat_map(|saved| &saved.shards).find(|saved| {
-                saved.scope == *scope && saved.changed_at == shard.changed_at
-            });
+            let unchanged = self
+                .saved
+                .iter()
+                .flat_map(|saved| &saved.shards)
+                .find(|saved| saved.scope == *scope && saved.changed_at == shard.changed_at);
             written.push(match unchanged {
                 Some(saved) => saved.clone(),
                 None => self.save_shard(&format!("{:012}-{index}", self.sequence), scope, shard)?,
@@ -219,8 +221,9 @@ impl Files {
     }
 
     fn write_manifest(&self, manifest: &Manifest) -> PortResult<()> {
-        let json = serde_json::to_vec(manifest)
-            .map_err(|e| PortError::new(ErrorKind::Internal, "the manifest cannot be written").with_source(e))?;
+        let json = serde_json::to_vec(manifest).map_err(|e| {
+            PortError::new(ErrorKind::Internal, "the manifest cannot be written").with_source(e)
+        })?;
         let replace = || -> io::Result<()> {
             let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
             writeln!(file, "{:08x}", crc32fast::hash(&json))?;
@@ -256,7 +259,9 @@ impl Files {
         let remove = || -> io::Result<()> {
             for entry in fs::read_dir(&self.dir)? {
                 let entry = entry?;
-                if entry.file_type()?.is_file() && !entry.file_name().to_str().is_some_and(|name| known.contains(name)) {
+                if entry.file_type()?.is_file()
+                    && !entry.file_name().to_str().is_some_and(|name| known.contains(name))
+                {
                     fs::remove_file(entry.path())?;
                 }
             }

@@ -79,10 +79,14 @@ impl Graph {
     /// Writes the graph to a file; the caller makes it durable.
     pub(super) fn save(&self, path: &Path) -> PortResult<()> {
         self.index.save(utf8(path)?).map_err(|e| failed("saving", e))?;
-        let written = std::fs::metadata(path).map_err(|e| unavailable("the saved graph cannot be read back", e))?.len();
+        let written =
+            std::fs::metadata(path).map_err(|e| unavailable("the saved graph cannot be read back", e))?.len();
         // usearch does not look whether its last block reached the disk.
         if written != self.index.serialized_length() as u64 {
-            return Err(PortError::new(ErrorKind::Unavailable, "the graph was not saved whole: is the disk full?"));
+            return Err(PortError::new(
+                ErrorKind::Unavailable,
+                "the graph was not saved whole: is the disk full?",
+            ));
         }
         Ok(())
     }
@@ -120,7 +124,9 @@ impl Graph {
             let mut done = vec![add(first).map_err(|e| failed("adding to", e))];
             done.extend(others.into_iter().map(|other| match other.join() {
                 Ok(done) => done.map_err(|e| failed("adding to", e)),
-                Err(_) => Err(PortError::new(ErrorKind::Internal, "a thread that added to the graph panicked")),
+                Err(_) => {
+                    Err(PortError::new(ErrorKind::Internal, "a thread that added to the graph panicked"))
+                }
             }));
             done
         });
@@ -128,7 +134,12 @@ impl Graph {
     }
 
     /// About the `limit` nearest of the vectors that are allowed.
-    pub(super) fn nearest(&self, query: &Query, limit: usize, allow: impl Fn(u32) -> bool) -> PortResult<Vec<u32>> {
+    pub(super) fn nearest(
+        &self,
+        query: &Query,
+        limit: usize,
+        allow: impl Fn(u32) -> bool,
+    ) -> PortResult<Vec<u32>> {
         let allow = |key: u64| u32::try_from(key).is_ok_and(&allow);
         let matches =
             self.index.filtered_search(&query.vector, limit, allow).map_err(|e| failed("searching", e))?;
@@ -165,7 +176,8 @@ fn dot_and_square(a: &[f32], b: &[f32]) -> (f32, f32) {
             square[lane] += b[lane] * b[lane];
         }
     }
-    let rest = a_rest.iter().zip(b_rest).fold((0.0, 0.0), |(dot, square), (a, b)| (dot + a * b, square + b * b));
+    let rest =
+        a_rest.iter().zip(b_rest).fold((0.0, 0.0), |(dot, square), (a, b)| (dot + a * b, square + b * b));
     (dot.iter().sum::<f32>() + rest.0, square.iter().sum::<f32>() + rest.1)
 }
 

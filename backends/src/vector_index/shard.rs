@@ -73,7 +73,12 @@ impl Shard {
     }
 
     /// Compares the question with every chunk of the selection.
-    pub(super) fn scan(&self, query: &Query, selection: &Selection<'_>, limit: usize) -> PortResult<Vec<Hit>> {
+    pub(super) fn scan(
+        &self,
+        query: &Query,
+        selection: &Selection<'_>,
+        limit: usize,
+    ) -> PortResult<Vec<Hit>> {
         self.score(query, selection.keys(), limit)
     }
 
@@ -121,5 +126,4 @@ impl Shard {
         }
         Ok(graph)
     }
-
 }

@@ -161,7 +161,10 @@ impl VectorIndex for UsearchIndex {
             ));
         }
         let query = Query::new(vector).ok_or_else(|| {
-            PortError::new(ErrorKind::Invalid, "the question's vector is zero or has values that are not finite")
+            PortError::new(
+                ErrorKind::Invalid,
+                "the question's vector is zero or has values that are not finite",
+            )
         })?;
         let scope = scope.clone();
         let permit = self.searches.clone().acquire_owned().await.map_err(|error| {
@@ -199,7 +202,8 @@ impl State {
 
     /// Forgets where a document is when nothing of it is there any more.
     fn tidy(&mut self, document: DocumentId) {
-        let gone = |scope: &Scope| self.shards.get(scope).is_none_or(|s| !s.table.contains_document(document));
+        let gone =
+            |scope: &Scope| self.shards.get(scope).is_none_or(|s| !s.table.contains_document(document));
         if self.homes.get(&document).is_some_and(gone) {
             self.homes.remove(&document);
         }
@@ -240,7 +244,9 @@ impl Inner {
             for chunk in chunks {
                 match self.vector(chunk) {
                     Some(vector) => vectors.entry(home(document)).or_default().push(vector),
-                    None if chunk.embedding.as_ref().is_some_and(|e| e.model == self.origin.model) => unusable += 1,
+                    None if chunk.embedding.as_ref().is_some_and(|e| e.model == self.origin.model) => {
+                        unusable += 1
+                    }
                     None => {}
                 }
             }
@@ -314,7 +320,8 @@ impl Inner {
                             }
                             continue;
                         }
-                        let (Some(shard), Some(key)) = (state.shards.get_mut(&scope), keys.get_mut(&scope)) else {
+                        let (Some(shard), Some(key)) = (state.shards.get_mut(&scope), keys.get_mut(&scope))
+                        else {
                             return Err(PortError::new(ErrorKind::Corrupt, "a vector has no place"));
                         };
                         shard.table.put(document.id, &terms, chunk.id, *key);
@@ -351,15 +358,24 @@ impl Inner {
 
     /// Builds worn graphs anew, while searches go on in the old ones.
     fn compact(&self) -> PortResult<()> {
-        let worn: Vec<Scope> =
-            self.read()?.shards.iter().filter(|(_, shard)| shard.is_worn()).map(|(scope, _)| scope.clone()).collect();
+        let worn: Vec<Scope> = self
+            .read()?
+            .shards
+            .iter()
+            .filter(|(_, shard)| shard.is_worn())
+            .map(|(scope, _)| scope.clone())
+            .collect();
         for scope in worn {
             let graph = match self.read()?.shards.get(&scope) {
                 Some(shard) => shard.compacted(self.shape)?,
                 None => continue,
             };
             if let Some(shard) = self.write()?.shards.get_mut(&scope) {
-                tracing::info!(vectors = graph.len(), dead = shard.graph.len() - graph.len(), "vector graph compacted");
+                tracing::info!(
+                    vectors = graph.len(),
+                    dead = shard.graph.len() - graph.len(),
+                    "vector graph compacted"
+                );
                 shard.graph = graph;
                 shard.table.renumber();
                 shard.next_key = shard.table.next_key();
@@ -403,7 +419,10 @@ impl Inner {
 
 /// Whoever feeds the index answers this with a reset.
 fn half_changed() -> PortError {
-    PortError::new(ErrorKind::Corrupt, "the vector index was left half-changed by a panic and must start anew")
+    PortError::new(
+        ErrorKind::Corrupt,
+        "the vector index was left half-changed by a panic and must start anew",
+    )
 }
 
 fn home(document: &Document) -> Scope {
@@ -418,8 +437,11 @@ fn puts(change: &Change) -> Option<(&Document, &[IndexChunk])> {
 }
 
 fn next_key(first: u32, more: usize) -> PortResult<u32> {
-    u32::try_from(more)
-        .ok()
-        .and_then(|more| first.checked_add(more))
-        .ok_or_else(|| PortError::new(ErrorKind::Overloaded, "a collection holds at most four thousand million vectors"))
+    u32::try_from(more).ok().and_then(|more| first.checked_add(more)).ok_or_else(|| {
+        PortError::new(ErrorKind::Overloaded, "a collection holds at most four thousand million vectors")
+    })
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
