@@ -204,3 +204,30 @@ async fn a_panic_half_way_asks_for_a_reset_and_is_forgotten_after_it() {
     index.apply(vec![change]).await.unwrap();
     assert_eq!(all(&index, 7).await.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worn_graph_is_built_anew_and_saved_so() {
+    let root = TempDir::new().unwrap();
+    let log = Log::default();
+    let (kept, passing) = (corpus::document("kept", json!({"k": 1})), corpus::document("passing", json!({})));
+    let index = open(root.path());
+    let topics = |from: u32, to: u32| (from..to).collect::<Vec<_>>();
+    index.apply(vec![log.put_topics(&passing, &topics(1000, 2500))]).await.unwrap();
+    index.apply(vec![log.put_topics(&kept, &topics(0, 500))]).await.unwrap();
+    let vectors = |index: &UsearchIndex| -> usize {
+        index.inner.state.read().unwrap().shards.values().map(|shard| shard.graph.len()).sum()
+    };
+    assert_eq!(vectors(&index), 2000);
+    index.save().await.unwrap();
+    index.apply(vec![log.delete_document(&passing)]).await.unwrap();
+    assert_eq!(vectors(&index), 500, "the dead are gone");
+    index.apply(vec![log.put_topics(&passing, &[1001])]).await.unwrap();
+    index.save().await.unwrap();
+    drop(index);
+    let index = open(root.path());
+    assert_eq!((index.count().await.unwrap(), vectors(&index)), (501, 501));
+    for topic in [0, 77, 499] {
+        assert_eq!(all(&index, topic).await[0], corpus::chunk(&kept, topic, 0).id);
+    }
+    assert_eq!(all(&index, 1001).await[0], corpus::chunk(&passing, 1001, 0).id);
+}

@@ -76,7 +76,7 @@ async fn starts_empty<S: Subject>(subject: S) {
 async fn reads_its_writes<S: Subject>(subject: S) {
     let log = Log::default();
     let a = document("a", json!({}));
-    for topic in 0..20 {
+    for topic in 0..8 {
         apply(&subject, vec![log.put_topics(&a, &[topic])]).await;
         assert_eq!(
             subject.about(topic, &everywhere(10)).await,
@@ -174,7 +174,7 @@ async fn applies_a_batch_as_its_changes<S: Subject>(singly: S, at_once: S) {
     let log = Log::default();
     let mut rng = StdRng::seed_from_u64(11);
     let mut documents: Vec<Document> = (0..4).map(|n| document("d", json!({"n": n}))).collect();
-    let changes: Vec<Change> = (0..60)
+    let changes: Vec<Change> = (0..40)
         .map(|_| {
             let index = rng.random_range(0..documents.len());
             let topics: Vec<u32> = (0..rng.random_range(1..4)).map(|_| rng.random_range(0..5)).collect();
@@ -383,7 +383,7 @@ async fn answers_while_it_is_written_to<S: Subject>(subject: S) {
     let log = Log::default();
     let a = document("a", json!({}));
     apply(&subject, vec![log.put_topics(&a, &[1])]).await;
-    let pairs: Vec<Document> = (0..30).map(|n| document("pair", json!({"n": n}))).collect();
+    let pairs: Vec<Document> = (0..12).map(|n| document("pair", json!({"n": n}))).collect();
     let batches = AtomicUsize::new(0);
     let write = async {
         for pair in &pairs {
