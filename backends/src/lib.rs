@@ -12,9 +12,12 @@ pub mod document_store;
 pub mod embedder;
 pub mod event_log;
 pub mod generator;
+#[cfg(feature = "http")]
+mod http_client;
 #[cfg(feature = "sqlite")]
 pub mod job_store;
 pub mod keyword_index;
+#[cfg(feature = "candle")]
 pub mod models;
 #[cfg(feature = "parsers")]
 pub mod parser;

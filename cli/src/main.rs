@@ -1,1 +1,155 @@
-fn main() {}
+//! The `raglan` binary.
+
+mod client;
+mod commands;
+mod compose;
+mod config;
+mod folder;
+mod logging;
+mod terminal;
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use serde::Serialize;
+
+use client::{Api, Connection};
+use commands::{ask, check, ingest, jobs, models, search, serve};
+
+/// Answers questions from your own documents, as asynchronous jobs.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    /// Configuration file; ./raglan.yaml where there is one and none is named.
+    #[arg(long, short, global = true, env = "RAGLAN_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Ask(ask::Ask),
+    Search(search::Search),
+    Ingest(ingest::Ingest),
+    Jobs(jobs::Jobs),
+    Cancel(jobs::Cancel),
+    Check(check::Check),
+    #[command(subcommand)]
+    Models(models::Models),
+    /// Print the default configuration with its comments.
+    Config,
+    /// Print the OpenAPI document.
+    Openapi,
+    /// Print shell completions.
+    Completions {
+        /// For which shell.
+        shell: Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return fail(&anyhow::Error::new(error).context("the process could not start its threads"), 1);
+        }
+    };
+    let code = runtime.block_on(run(cli));
+    // A parser that hangs on a bad file must not keep the process alive.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    code
+}
+
+async fn run(cli: Cli) -> ExitCode {
+    let env: BTreeMap<String, String> = std::env::vars().collect();
+    let file = cli.config.or_else(|| Some(PathBuf::from("raglan.yaml")).filter(|path| path.exists()));
+    let done = match cli.command {
+        Command::Serve(command) => match config(file.as_deref(), &env, &command) {
+            Ok(config) => serve::run(config, command).await,
+            Err(error) => return fail(&error, 2),
+        },
+        Command::Models(command) => match config::load(file.as_deref(), &env) {
+            Ok(config) => models::run(&config, command).await,
+            Err(error) => return fail(&error.into(), 2),
+        },
+        Command::Check(command) => match check::run(file.as_deref(), &env, &command).await {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
+        Command::Config => print(config::DEFAULTS),
+        Command::Openapi => match raglan_api::openapi().to_pretty_json() {
+            Ok(json) => print_line(&json),
+            Err(error) => Err(error.into()),
+        },
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "raglan", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+        Command::Ask(command) => with(cli.connection, async |api| ask::run(&api, command).await).await,
+        Command::Search(command) => with(cli.connection, async |api| search::run(&api, command).await).await,
+        Command::Ingest(command) => with(cli.connection, async |api| ingest::run(&api, command).await).await,
+        Command::Jobs(command) => with(cli.connection, async |api| jobs::list(&api, command).await).await,
+        Command::Cancel(command) => with(cli.connection, async |api| jobs::cancel(&api, command).await).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+async fn with(
+    connection: Connection,
+    act: impl AsyncFnOnce(Api) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    act(Api::new(connection)?).await
+}
+
+/// The configuration of a server, with the command line's own settings laid over it, and the log begun.
+fn config(
+    file: Option<&Path>,
+    env: &BTreeMap<String, String>,
+    serve: &serve::Serve,
+) -> anyhow::Result<config::Config> {
+    let mut env = env.clone();
+    if let Some(listen) = serve.listen {
+        // Through the same door as the variable, so that it is checked as well.
+        env.insert("RAGLAN__SERVER__LISTEN".to_owned(), listen.to_string());
+    }
+    let config = config::load(file, &env)?;
+    logging::start(&config.log)?;
+    Ok(config)
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
+    ExitCode::from(code)
+}
+
+/// Writes to standard output; a reader that has left is no error worth telling.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
+}
+
+fn print_line(text: &str) -> anyhow::Result<()> {
+    print(&format!("{text}\n"))
+}
+
+fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    print_line(&serde_json::to_string_pretty(value)?)
+}

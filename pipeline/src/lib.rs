@@ -5,8 +5,20 @@
 
 #[cfg(feature = "contract")]
 pub mod contract;
+pub mod decorators;
+pub mod delivery;
 pub mod domain;
+pub mod follow;
+pub mod generation;
 pub mod ingestion;
+pub mod lifecycle;
 pub mod message;
+pub mod pipelines;
 pub mod ports;
 pub mod replication;
+pub mod retrieval;
+pub mod secret;
+pub mod stage;
+pub mod submit;
+pub mod sweeper;
+pub mod view;

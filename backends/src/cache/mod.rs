@@ -1,1 +1,5 @@
-//! cache: see `raglan_pipeline::ports`.
+//! Short-lived data: implementations of [`raglan_pipeline::ports::Cache`].
+
+mod in_process;
+
+pub use in_process::InProcessCache;

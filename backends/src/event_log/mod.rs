@@ -1,1 +1,5 @@
-//! event_log: see `raglan_pipeline::ports`.
+//! The events of jobs: implementations of [`raglan_pipeline::ports::EventLog`].
+
+mod in_process;
+
+pub use in_process::{EventLogSettings, InProcessEventLog};

@@ -7,6 +7,7 @@ pub mod cache;
 pub mod delivery_store;
 pub mod document_store;
 pub mod event_log;
+pub mod generator;
 pub mod index;
 pub mod job_store;
 pub mod models;

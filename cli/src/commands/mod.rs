@@ -1,0 +1,9 @@
+//! The commands, one a file.
+
+pub mod ask;
+pub mod check;
+pub mod ingest;
+pub mod jobs;
+pub mod models;
+pub mod search;
+pub mod serve;

@@ -1,0 +1,227 @@
+//! `raglan serve`: everything in one process.
+
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use axum::serve::ListenerExt;
+use clap::Args;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use raglan_api::ApiKey;
+use raglan_pipeline::{domain::Tenant, secret::Secret};
+use rand::RngCore;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use url::Url;
+
+use crate::{
+    client::{Api, Connection},
+    compose::{Embedded, EmbeddedParts, Models},
+    config::Config,
+    folder::{Sync, watch},
+    terminal::Stderr,
+};
+
+/// Run everything in one process, with nothing beside it.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Where data is kept, instead of the configured folder.
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// Where to listen, instead of the configured address; port 0 takes a free one.
+    #[arg(long)]
+    pub listen: Option<SocketAddr>,
+    /// Folders and files to take in once the server is ready; what has changed since the last time is sent, what is gone is removed.
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    pub docs: Vec<PathBuf>,
+    /// The collection for --docs.
+    #[arg(long, default_value = "default")]
+    pub collection: String,
+    /// Go on following --docs.
+    #[arg(long, requires = "docs")]
+    pub watch: bool,
+}
+
+/// How long streams and requests may take to end once the server stops.
+const CLOSE: Duration = Duration::from_secs(5);
+
+pub async fn run(mut config: Config, serve: Serve) -> anyhow::Result<()> {
+    // Signals are caught from the first moment on: a stop during start-up is a stop too.
+    let mut signals = Signals::new()?;
+    if let Some(data_dir) = serve.data_dir.clone() {
+        config.data_dir = data_dir;
+    }
+    let recorder = recorder()?;
+    let listener = TcpListener::bind(config.server.listen)
+        .await
+        .with_context(|| format!("{} cannot be listened on", config.server.listen))?;
+    let address = listener.local_addr()?;
+    let own_key = own_key();
+    let stop_api = CancellationToken::new();
+    let started = async {
+        let models = Models::load(&config.models).await?;
+        let render = recorder.clone();
+        Embedded::start(
+            EmbeddedParts {
+                config: config.clone(),
+                models,
+                own_keys: vec![ApiKey::from_plain("this process", Tenant::default(), own_key.expose())],
+                metrics: Arc::new(move || render.render()),
+            },
+            stop_api.clone(),
+        )
+        .await
+    };
+    let mut embedded = tokio::select! {
+        started = started => started?,
+        () = signals.stop() => return Ok(()),
+    };
+    let router = std::mem::take(&mut embedded.router);
+    let stop_http = CancellationToken::new();
+    let http = tokio::spawn({
+        let stop = stop_http.clone();
+        let listener = listener.tap_io(|stream| {
+            // Tokens are small; waiting to fill a packet would only delay them.
+            let _ = stream.set_nodelay(true);
+        });
+        async move { axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await }
+    });
+    crate::print_line(&format!("ready http://{address}"))?;
+    hint(address, &config);
+
+    let mut beside = JoinSet::new();
+    beside.spawn(upkeep(recorder, stop_api.clone()));
+    for path in serve.docs.clone() {
+        let connection = Connection { url: own_url(address)?, key: Some(own_key.clone()) };
+        let memory =
+            config.data_dir.join("sync").join(format!("{}.json", memory_name(&path, &serve.collection)));
+        let sync = Sync::new(&Api::new(connection)?, &path, &serve.collection, "default", Some(memory));
+        beside.spawn(follow(path, sync, serve.watch, stop_api.clone()));
+    }
+
+    signals.stop().await;
+    info!("stopping");
+    // No new work, then no new requests; streams end, so that their readers resume elsewhere.
+    stop_api.cancel();
+    stop_http.cancel();
+    let closing = async {
+        while beside.join_next().await.is_some() {}
+        if let Err(error) = http.await {
+            warn!(%error, "server did not end cleanly");
+        }
+    };
+    let workers = embedded.stop();
+    let (closed, ()) = tokio::join!(tokio::time::timeout(CLOSE, closing), workers);
+    if closed.is_err() {
+        warn!("some connections were still open; closing them");
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// What to do next, for a person who sees the server start.
+fn hint(address: SocketAddr, config: &Config) {
+    let key = if config.auth.keys.is_empty() { "" } else { " -H 'authorization: Bearer YOUR-KEY'" };
+    let mut out = Stderr::new();
+    out.line("Ask it something:");
+    out.line(&format!(
+        "  curl -s http://{address}/v1/queries{key} -H 'content-type: application/json' -H 'prefer: wait=30' \
+         -d '{{\"query\": \"How long are webhooks retried?\"}}'"
+    ));
+    let url =
+        if config.server.listen.port() == 8765 { String::new() } else { format!(" --url http://{address}") };
+    out.line(&format!("  raglan ask{url} \"How long are webhooks retried?\""));
+    out.line(&format!(
+        "or open http://{address}/ in a browser; the API is described at http://{address}/docs"
+    ));
+}
+
+/// Takes in a path, and follows it where that is wanted.
+async fn follow(path: PathBuf, mut sync: Sync, go_on: bool, stop: CancellationToken) {
+    let first = tokio::select! {
+        first = sync.run() => first,
+        () = stop.cancelled() => return,
+    };
+    match first {
+        Ok(None) => Stderr::new().line(&format!("{}: nothing has changed", path.display())),
+        Ok(Some(_)) => {}
+        Err(error) => error!(path = %path.display(), error = format!("{error:#}"), "documents not taken in"),
+    }
+    if go_on && let Err(error) = watch(&path, &mut sync, &stop).await {
+        error!(path = %path.display(), error = format!("{error:#}"), "folder not followed");
+    }
+}
+
+/// A name for the memory of a path and collection.
+fn memory_name(path: &std::path::Path, collection: &str) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    raglan_pipeline::submit::request_hash(&[path.as_os_str().as_encoded_bytes(), collection.as_bytes()])
+}
+
+/// The address under which the process reaches itself.
+fn own_url(address: SocketAddr) -> anyhow::Result<Url> {
+    let host = match address {
+        SocketAddr::V4(_) if address.ip().is_unspecified() => "127.0.0.1".to_owned(),
+        SocketAddr::V6(_) if address.ip().is_unspecified() => "[::1]".to_owned(),
+        SocketAddr::V4(v4) => v4.ip().to_string(),
+        SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
+    };
+    Ok(Url::parse(&format!("http://{host}:{}", address.port()))?)
+}
+
+/// A key for this process alone, never written anywhere.
+fn own_key() -> Secret {
+    let mut bytes = [0u8; 32];
+    rand::rng().fill_bytes(&mut bytes);
+    Secret::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+fn recorder() -> anyhow::Result<PrometheusHandle> {
+    // Seconds; wide enough for a cached search and for a long ingestion.
+    let buckets =
+        [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+    Ok(PrometheusBuilder::new().set_buckets(&buckets)?.install_recorder()?)
+}
+
+/// Keeps the recorder's memory bounded.
+async fn upkeep(recorder: PrometheusHandle, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(5)) => recorder.run_upkeep(),
+        }
+    }
+}
+
+/// SIGTERM and Ctrl-C. A second one while the first is being obeyed ends the process at once.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            terminate: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        #[cfg(not(unix))]
+        let _ = tokio::signal::ctrl_c().await;
+        tokio::spawn(async {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                if std::io::stderr().is_terminal() {
+                    Stderr::new().line("stopping at once; what was running is taken up at the next start");
+                }
+                std::process::exit(130);
+            }
+        });
+    }
+}

@@ -1,0 +1,10 @@
+//! The configuration: a commented default file in the binary, a file of the user's, environment variables, in this order.
+
+mod load;
+mod model;
+
+pub use load::{ConfigError, load, redacted};
+pub use model::*;
+
+/// The default configuration with its comments, as `raglan config` prints it.
+pub const DEFAULTS: &str = include_str!("default.yaml");

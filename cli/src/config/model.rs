@@ -1,0 +1,202 @@
+//! The sections of the configuration as types. Their meaning is told in `default.yaml`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use raglan_pipeline::{
+    domain::Tenant,
+    pipelines::{IndexingPipeline, QueryPipeline},
+    secret::Secret,
+};
+use serde::Deserialize;
+use url::Url;
+
+/// All settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub server: Server,
+    pub data_dir: PathBuf,
+    pub log: Log,
+    pub auth: Auth,
+    pub limits: Limits,
+    pub models: Models,
+    pub generators: Vec<Generator>,
+    pub query_pipelines: Vec<QueryPipeline>,
+    pub indexing_pipelines: Vec<IndexingPipeline>,
+    pub jobs: Jobs,
+    pub workers: Workers,
+    pub memory: Memory,
+    pub webhooks: Webhooks,
+    pub shutdown: Shutdown,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    pub listen: SocketAddr,
+    pub public_url: Option<Url>,
+    pub cors_origins: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    Auto,
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    pub keys: Vec<Key>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    pub name: String,
+    #[serde(default)]
+    pub tenant: Tenant,
+    #[serde(default)]
+    pub key: Option<Secret>,
+    #[serde(default)]
+    pub sha256: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    pub query_chars: usize,
+    pub top_k: usize,
+    pub answer_tokens: u32,
+    pub body_bytes: usize,
+    pub file_bytes: usize,
+    pub files: usize,
+    pub documents: usize,
+    pub waiting_jobs: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Models {
+    pub cache_dir: Option<PathBuf>,
+    pub offline: bool,
+    pub embedding: EmbeddingModel,
+    pub reranker: RerankerModel,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmbeddingModel {
+    pub name: String,
+    pub path: Option<PathBuf>,
+    pub threads: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RerankerModel {
+    pub path: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Generator {
+    Extractive(Extractive),
+    Openai(OpenAi),
+    Simulated(Simulated),
+}
+
+impl Generator {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Extractive(settings) => &settings.name,
+            Self::Openai(settings) => &settings.name,
+            Self::Simulated(settings) => &settings.name,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extractive {
+    pub name: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenAi {
+    pub name: String,
+    pub base_url: Url,
+    pub model: String,
+    #[serde(default)]
+    pub api_key: Option<Secret>,
+    #[serde(default)]
+    pub context_tokens: Option<usize>,
+    #[serde(default)]
+    pub connect_timeout_s: Option<u64>,
+    #[serde(default)]
+    pub first_token_timeout_s: Option<u64>,
+    #[serde(default)]
+    pub idle_timeout_s: Option<u64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Simulated {
+    pub name: String,
+    pub tokens: usize,
+    pub tokens_per_s: f64,
+    #[serde(default)]
+    pub first_token_ms: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jobs {
+    pub retention_s: u64,
+    pub query_deadline_s: u64,
+    pub ingestion_deadline_s: u64,
+    pub max_deadline_s: u64,
+    pub max_attempts: u32,
+    pub lease_s: u64,
+    pub republish_after_s: u64,
+    pub passages_ttl_s: u64,
+    pub events_ttl_s: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workers {
+    pub retrieval: usize,
+    pub generation: usize,
+    pub ingestion: usize,
+    pub webhook: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    pub cache_bytes: u64,
+    pub events_bytes: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhooks {
+    pub signing_secrets: Vec<Secret>,
+    pub allowed_ranges: Vec<ipnet::IpNet>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shutdown {
+    pub drain_s: u64,
+}

@@ -1,0 +1,157 @@
+//! Following a job: its events from the log, and, where the log has lost some, the job itself.
+
+use std::{sync::Arc, time::Duration};
+
+use async_stream::stream;
+use futures::{Stream, StreamExt, stream::BoxStream};
+use serde_json::Value;
+use tracing::warn;
+
+use crate::{
+    domain::{Event, EventType, Job, JobId, now},
+    ports::{EventLog, Followed, JobStore, PortResult},
+    view::Views,
+};
+
+/// How often a follower that hears nothing looks whether the job has ended without an event.
+const RECHECK: Duration = Duration::from_secs(5);
+
+/// Follows jobs.
+#[derive(Clone)]
+pub struct Follow {
+    jobs: Arc<dyn JobStore>,
+    events: Arc<dyn EventLog>,
+    views: Views,
+}
+
+impl Follow {
+    /// Follows jobs of this store through this log.
+    #[must_use]
+    pub fn new(jobs: Arc<dyn JobStore>, events: Arc<dyn EventLog>, views: Views) -> Self {
+        Self { jobs, events, views }
+    }
+
+    /// The events of a job after `after`, ending with its final event.
+    ///
+    /// Numbers are strictly increasing. What the log no longer has is replaced by a `stream.snapshot`; a final event that was lost is made
+    /// anew from the store. A reader that has had the final event already gets an empty stream.
+    pub async fn follow(&self, id: JobId, after: u64) -> PortResult<BoxStream<'static, Event>> {
+        // First listen, then look: what happens between the two is heard.
+        let live = self.events.follow(id, after).await?;
+        let Some(job) = self.jobs.get(id).await? else {
+            return Ok(futures::stream::empty().boxed());
+        };
+        let kept = self.events.read(id).await?;
+        if kept.last().is_some_and(|last| last.kind.is_final() && last.seq <= after) {
+            return Ok(futures::stream::empty().boxed());
+        }
+        Ok(self.clone().stream(job, after, live).boxed())
+    }
+
+    fn stream(
+        self,
+        job: Job,
+        after: u64,
+        mut live: BoxStream<'static, Followed>,
+    ) -> impl Stream<Item = Event> + Send + 'static {
+        stream! {
+            let id = job.id;
+            let mut last = after;
+            // Numbers of an earlier epoch are of a log that was lost: the reader may have missed events that nobody has any more.
+            if after > 0 && after < job.event_floor() {
+                last = job.event_floor();
+                yield self.snapshot(&job, last).await;
+            }
+            let mut ended_at_last_look = false;
+            let mut recheck = tokio::time::interval(RECHECK);
+            loop {
+                tokio::select! {
+                    biased;
+                    followed = live.next() => match followed {
+                        Some(Followed::Event(event)) => {
+                            if event.seq <= last {
+                                continue;
+                            }
+                            last = event.seq;
+                            let is_final = event.kind.is_final();
+                            yield event;
+                            if is_final {
+                                return;
+                            }
+                        }
+                        Some(Followed::Missed { up_to }) => {
+                            last = last.max(up_to);
+                            if let Ok(Some(job)) = self.jobs.get(id).await {
+                                yield self.snapshot(&job, last).await;
+                            }
+                        }
+                        None => {
+                            warn!(job_id = %id, "event log ended a stream");
+                            return;
+                        }
+                    },
+                    _ = recheck.tick() => {
+                        let job = match self.jobs.get(id).await {
+                            Ok(Some(job)) => job,
+                            // Removed: nothing will come any more.
+                            Ok(None) => return,
+                            Err(error) => {
+                                warn!(job_id = %id, %error, "follower could not read its job");
+                                continue;
+                            }
+                        };
+                        let Some(kind) = EventType::ending(job.status) else { continue };
+                        // The event follows the commit by a moment; only when it has not come by the next look is it lost.
+                        let kept = self.events.read(id).await.unwrap_or_default();
+                        if !ended_at_last_look && !kept.is_empty() {
+                            ended_at_last_look = true;
+                            continue;
+                        }
+                        if kept.last().is_some_and(|event| event.kind.is_final()) {
+                            continue;
+                        }
+                        let floor = last.max(job.event_floor());
+                        if kept.is_empty() {
+                            yield self.snapshot(&job, floor + 1).await;
+                        }
+                        yield Event {
+                            seq: floor + 2,
+                            job_id: id,
+                            kind,
+                            at: job.completed_at.unwrap_or_else(now),
+                            data: self.views.job_json(&job),
+                        };
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The job as it stands, with the text so far.
+    async fn snapshot(&self, job: &Job, seq: u64) -> Event {
+        let text = match &job.result {
+            Some(crate::domain::JobResult::Query(result)) => result.answer.clone(),
+            _ => text_so_far(&self.events.read(job.id).await.unwrap_or_default()),
+        };
+        let mut data = self.views.job_json(job);
+        if let Value::Object(fields) = &mut data {
+            fields.insert("text".to_owned(), Value::String(text));
+        }
+        Event { seq, job_id: job.id, kind: EventType::Snapshot, at: now(), data }
+    }
+}
+
+/// The answer's text as far as these events tell: all deltas since the answer was last begun.
+#[must_use]
+pub fn text_so_far(events: &[Event]) -> String {
+    let begun = events
+        .iter()
+        .rposition(|event| matches!(event.kind, EventType::Generating | EventType::Retrying))
+        .unwrap_or(0);
+    events[begun.min(events.len())..]
+        .iter()
+        .filter(|event| event.kind == EventType::AnswerDelta)
+        .filter_map(|event| event.data.get("text").and_then(Value::as_str))
+        .collect()
+}

@@ -1,0 +1,211 @@
+//! Generation as a stage of a query job: the passages, the prompt, the stream, the citations.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use serde_json::json;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{
+    citations::CitationFilter,
+    prompt::{NOT_FOUND, PromptBuilder},
+};
+use crate::{
+    domain::{
+        Degraded, EventType, FinishReason, Job, JobError, JobResult, Passage, QueryResult, QuerySpec,
+        Retrieved, Usage,
+    },
+    lifecycle::Lifecycle,
+    pipelines::{Pipelines, QueryPipeline},
+    ports::{Generated, GenerationRequest, Generator, Namespace, Outcome},
+    retrieval::{Retriever, SearchRequest, answer_key, query_of, read},
+    stage::{JobStage, StageContext, StageError, millis},
+};
+
+/// Pieces of text that come within this time travel as one event: a fast model must not flood the log, and nobody reads faster.
+const COALESCE: Duration = Duration::from_millis(30);
+
+/// How long an answer stays in the cache. It is dropped earlier when documents change, since its key names their state.
+const ANSWER_TTL: Duration = Duration::from_secs(3_600);
+
+/// Writes the answers of query jobs.
+pub struct GenerationStage {
+    lifecycle: Arc<Lifecycle>,
+    retriever: Arc<Retriever>,
+    pipelines: Arc<Pipelines>,
+    generators: BTreeMap<String, Arc<dyn Generator>>,
+}
+
+/// An answer, complete.
+struct Answer {
+    text: String,
+    citations: Vec<crate::domain::Citation>,
+    reason: FinishReason,
+    usage: Usage,
+    found: bool,
+}
+
+impl GenerationStage {
+    /// The stage over these parts; `generators` by the names that query pipelines use.
+    #[must_use]
+    pub fn new(
+        lifecycle: Arc<Lifecycle>,
+        retriever: Arc<Retriever>,
+        pipelines: Arc<Pipelines>,
+        generators: BTreeMap<String, Arc<dyn Generator>>,
+    ) -> Self {
+        Self { lifecycle, retriever, pipelines, generators }
+    }
+}
+
+#[async_trait]
+impl JobStage for GenerationStage {
+    async fn run(&self, job: &Job, context: &StageContext) -> Result<Outcome, StageError> {
+        let (spec, pipeline) = query_of(job, &self.pipelines)?;
+        let name = &pipeline.generate.generator;
+        let generator = self.generators.get(name).ok_or_else(|| {
+            let message =
+                format!("the generator {name:?} of pipeline {:?} is not configured", spec.pipeline.as_str());
+            StageError::Permanent(JobError::permanent("unknown_generator", message))
+        })?;
+        let retrieved = self.passages(job, spec, pipeline).await?;
+        let begun = std::time::Instant::now();
+        let data = json!({"status": job.status, "attempt": job.attempt, "model": generator.model()});
+        self.lifecycle.announce(job, EventType::Generating, data).await;
+        let answer =
+            self.answer(job, spec, pipeline, generator.as_ref(), &retrieved.passages, context).await?;
+        let result = QueryResult {
+            answer: answer.text,
+            found: answer.found,
+            citations: answer.citations,
+            usage: answer.usage,
+            model: generator.model().to_owned(),
+            finish_reason: answer.reason,
+            index_generation: retrieved.index_generation,
+            cached: false,
+            degraded: retrieved.degraded,
+        };
+        self.remember(job, spec, pipeline, &result).await;
+        Ok(Outcome::Succeed { result: Box::new(JobResult::Query(result)), took_ms: Some(millis(begun)) })
+    }
+}
+
+impl GenerationStage {
+    /// The passages that retrieval stashed; where they have gone, they are retrieved again.
+    async fn passages(
+        &self,
+        job: &Job,
+        spec: &QuerySpec,
+        pipeline: &QueryPipeline,
+    ) -> Result<Retrieved, StageError> {
+        let stashed = read(self.lifecycle.cache.as_ref(), Namespace::Passages, &job.id.to_string()).await;
+        if let Some(retrieved) = stashed.and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+            return Ok(retrieved);
+        }
+        warn!(job_id = %job.id, "passages gone before generation; retrieving again");
+        let mut retrieved = self.retriever.search(pipeline, &SearchRequest::of(job, spec)).await?.retrieved;
+        crate::retrieval::stash(&self.lifecycle, job, &retrieved).await?;
+        retrieved.degraded.push(Degraded::PassagesEvicted);
+        Ok(retrieved)
+    }
+
+    async fn answer(
+        &self,
+        job: &Job,
+        spec: &QuerySpec,
+        pipeline: &QueryPipeline,
+        generator: &dyn Generator,
+        passages: &[Passage],
+        context: &StageContext,
+    ) -> Result<Answer, StageError> {
+        // Without a source no generator can know anything: a model asked all the same would make something up.
+        if passages.is_empty() {
+            self.delta(job, NOT_FOUND).await;
+            return Ok(Answer {
+                text: NOT_FOUND.to_owned(),
+                citations: Vec::new(),
+                reason: FinishReason::Stop,
+                usage: Usage::default(),
+                found: false,
+            });
+        }
+        let answer_tokens = spec.generation.max_tokens as usize;
+        let room = generator.context_tokens().map_or(usize::MAX, |most| most.saturating_sub(answer_tokens));
+        let budget = pipeline.generate.max_prompt_tokens.min(room);
+        let prompt = PromptBuilder::new(Some(budget), None).build(&spec.query, passages).map_err(failed)?;
+        let passages = &passages[..prompt.included];
+        let request = GenerationRequest {
+            question: spec.query.clone(),
+            passages: passages.into(),
+            system: prompt.system,
+            user: prompt.user,
+            options: spec.generation.clone(),
+        };
+        let mut stream = generator.generate(request, context.cancel.clone()).await.map_err(failed)?;
+        let mut filter = CitationFilter::new(passages.len());
+        let mut pending = String::new();
+        let mut flush_at = Instant::now();
+        loop {
+            let next = tokio::select! {
+                next = stream.next() => next,
+                () = tokio::time::sleep_until(flush_at), if !pending.is_empty() => {
+                    self.delta(job, &std::mem::take(&mut pending)).await;
+                    continue;
+                }
+            };
+            match next {
+                Some(Ok(Generated::Delta(text))) => {
+                    if pending.is_empty() {
+                        flush_at = Instant::now() + COALESCE;
+                    }
+                    pending.push_str(&filter.push(&text));
+                }
+                Some(Ok(Generated::End { reason, usage, found })) => {
+                    let (rest, cited) = filter.finish(passages);
+                    pending.push_str(&rest);
+                    if !pending.is_empty() {
+                        self.delta(job, &pending).await;
+                    }
+                    return Ok(Answer {
+                        text: cited.answer,
+                        citations: cited.citations,
+                        reason,
+                        usage,
+                        found,
+                    });
+                }
+                Some(Err(error)) => return Err(failed(error)),
+                None => {
+                    let error =
+                        JobError::retryable("generation_failed", "the generator stopped without an end");
+                    return Err(StageError::Retry { error, after: None });
+                }
+            }
+        }
+    }
+
+    async fn delta(&self, job: &Job, text: &str) {
+        self.lifecycle.announce(job, EventType::AnswerDelta, json!({"text": text})).await;
+    }
+
+    /// Keeps an answer for the same question over the same documents. One that something was missing from, or that chance had a part in, is not kept.
+    async fn remember(&self, job: &Job, spec: &QuerySpec, pipeline: &QueryPipeline, result: &QueryResult) {
+        if !result.degraded.is_empty() || spec.generation.temperature > 0.0 {
+            return;
+        }
+        let key = answer_key(&job.tenant, spec, pipeline, &result.index_generation);
+        let Ok(bytes) = serde_json::to_vec(result) else { return };
+        if let Err(error) =
+            self.lifecycle.cache.put(Namespace::Answers, &key, Bytes::from(bytes), ANSWER_TTL).await
+        {
+            warn!(job_id = %job.id, %error, "answer not cached");
+        }
+    }
+}
+
+fn failed(error: crate::ports::ModelError) -> StageError {
+    StageError::from_model(error, "generation_failed")
+}

@@ -1,0 +1,194 @@
+//! What belongs to every change of a job: the write to the store, then its event, the message to the next stage, the webhook, and the
+//! clearing up. Every caller that moves a job goes through here, so that no step is forgotten; what a crash cuts off between two steps is made good
+//! by the sweeper and by followers, which read the store.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use tracing::warn;
+
+use crate::{
+    domain::{EventType, Job, JobId, JobSpec, NewEvent, Stage},
+    message::Message,
+    ports::{
+        BlobStore, Broker, Cache, DeliveryStore, Ended, Ending, Envelope, EventLog, JobStore, Namespace,
+        Outcome, PortResult,
+    },
+    view::Views,
+};
+
+/// How long things are kept and how soon the sweeper steps in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LifecycleSettings {
+    /// How long after a publish the sweeper publishes again, if nobody has taken the job.
+    pub republish_after: Duration,
+    /// How long a worker's lease on a job lasts without a heartbeat.
+    pub lease: Duration,
+    /// How long passages are kept for `GET …/passages` and for generation.
+    pub passages_ttl: Duration,
+    /// How long the events of an ended job can still be followed.
+    pub events_ttl: Duration,
+}
+
+impl Default for LifecycleSettings {
+    fn default() -> Self {
+        Self {
+            republish_after: Duration::from_secs(30),
+            lease: Duration::from_secs(30),
+            passages_ttl: Duration::from_secs(3_600),
+            events_ttl: Duration::from_secs(3_600),
+        }
+    }
+}
+
+/// The ports that a job's changes touch.
+pub struct Lifecycle {
+    /// The record.
+    pub jobs: Arc<dyn JobStore>,
+    /// The record of webhooks.
+    pub deliveries: Arc<dyn DeliveryStore>,
+    /// The queues.
+    pub broker: Arc<dyn Broker>,
+    /// What followers read.
+    pub events: Arc<dyn EventLog>,
+    /// Where passages wait.
+    pub cache: Arc<dyn Cache>,
+    /// Where manifests lie.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Public forms.
+    pub views: Views,
+    /// Times.
+    pub settings: LifecycleSettings,
+}
+
+impl Lifecycle {
+    /// Adds an event to a job's log. A log that is down costs followers an event, never the job its work.
+    pub async fn announce(&self, job: &Job, kind: EventType, data: Value) -> Option<u64> {
+        match self.events.append(job.id, job.event_floor(), NewEvent::now(kind, data)).await {
+            Ok(seq) => Some(seq),
+            Err(error) => {
+                warn!(job_id = %job.id, event = kind.as_str(), %error, "event not logged");
+                None
+            }
+        }
+    }
+
+    /// Puts a job on its stage's queue, visible after `delay`. A queue that refuses is no error: the sweeper tries again.
+    pub async fn enqueue(&self, job: &Job, delay: Duration) -> bool {
+        let envelope = Envelope {
+            message: Message::Job { job_id: job.id, stage: job.stage },
+            priority: job.priority,
+            tenant: job.tenant.clone(),
+        };
+        match self.broker.publish(job.stage, envelope, delay).await {
+            Ok(()) => true,
+            Err(error) => {
+                warn!(job_id = %job.id, stage = job.stage.as_str(), %error, "job not published; the sweeper will");
+                false
+            }
+        }
+    }
+
+    /// Leaves a job that the caller took, with what follows from it. False when the job was no longer the caller's: then nothing happened.
+    pub async fn finish(&self, job: &Job, outcome: Outcome) -> PortResult<bool> {
+        let Some(after) = self.jobs.finish(job.id, job.fence, outcome).await? else {
+            return Ok(false);
+        };
+        if after.status.is_final() {
+            self.ended(&after).await;
+        } else if after.stage != job.stage {
+            self.enqueue(&after, Duration::ZERO).await;
+        }
+        Ok(true)
+    }
+
+    /// Ends a job that the caller did not take: cancel, deadline, or failure found outside a worker.
+    pub async fn end(&self, id: JobId, ending: Ending) -> PortResult<Ended> {
+        let ended = self.jobs.end(id, ending).await?;
+        if let Ended::Now(job) = &ended {
+            self.ended(job).await;
+        }
+        Ok(ended)
+    }
+
+    /// What follows from a job's end, however it ended.
+    async fn ended(&self, job: &Job) {
+        metrics::counter!("raglan_jobs_ended_total", "status" => job.status.as_str(), "stage" => job.stage.as_str())
+            .increment(1);
+        if let Some(kind) = EventType::ending(job.status) {
+            self.announce(job, kind, self.views.job_json(job)).await;
+        }
+        if job.webhook.is_some() {
+            self.send_webhooks(job).await;
+        }
+        if let Err(error) = self.events.forget(job.id, self.settings.events_ttl).await {
+            warn!(job_id = %job.id, %error, "events not set to expire");
+        }
+        if let JobSpec::Ingestion(_) = &job.spec {
+            self.remove_blobs(job).await;
+        }
+    }
+
+    async fn send_webhooks(&self, job: &Job) {
+        let published = async {
+            for delivery in self.deliveries.of_job(job.id).await? {
+                let envelope = Envelope {
+                    message: Message::Delivery { delivery_id: delivery.id },
+                    priority: job.priority,
+                    tenant: job.tenant.clone(),
+                };
+                self.broker.publish(Stage::Webhook, envelope, Duration::ZERO).await?;
+            }
+            PortResult::Ok(())
+        };
+        if let Err(error) = published.await {
+            warn!(job_id = %job.id, %error, "webhook not published; the sweeper will");
+        }
+    }
+
+    /// Removes the uploads and the manifest of an ingestion. What a crash leaves is removed with the job.
+    async fn remove_blobs(&self, job: &Job) {
+        if let Err(error) = self.blobs.remove_all(&job_blobs(job.id)).await {
+            warn!(job_id = %job.id, %error, "uploads of a finished job not removed");
+        }
+    }
+
+    /// Removes an ended job with everything kept for it. False when there is none or it has not ended.
+    pub async fn remove(&self, job: &Job) -> PortResult<bool> {
+        if !self.jobs.remove(job.id).await? {
+            return Ok(false);
+        }
+        self.clear(job).await;
+        Ok(true)
+    }
+
+    /// Removes what other ports keep for a job that has gone from the store.
+    pub async fn clear(&self, job: &Job) {
+        if let Err(error) = self.cache.remove(Namespace::Passages, &job.id.to_string()).await {
+            warn!(job_id = %job.id, %error, "passages of a removed job not removed");
+        }
+        if let Err(error) = self.events.forget(job.id, Duration::ZERO).await {
+            warn!(job_id = %job.id, %error, "events of a removed job not removed");
+        }
+        if let JobSpec::Ingestion(_) = &job.spec {
+            self.remove_blobs(job).await;
+        }
+    }
+
+    /// Tells followers that a stage failed and will be tried again.
+    pub async fn announce_retry(&self, job: &Job, cause: &str, delay: Duration) {
+        let data = json!({
+            "stage": job.stage,
+            "attempt": job.attempt,
+            "cause": cause,
+            "retry_in_ms": u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+        });
+        self.announce(job, EventType::Retrying, data).await;
+    }
+}
+
+/// The folder of blobs that belong to one job.
+#[must_use]
+pub fn job_blobs(id: JobId) -> String {
+    format!("jobs/{id}")
+}

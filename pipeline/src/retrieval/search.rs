@@ -1,0 +1,408 @@
+//! The search itself, the same for `POST /v1/search` and for query jobs.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tracing::warn;
+
+use super::{duplicates::Shingles, fusion};
+use crate::{
+    domain::{
+        ChunkId, Collection, Degraded, EmbedPurpose, Job, MetadataFilter, Passage, PassageRecord, QuerySpec,
+        Ranks, Retrieved, SearchMode, Tenant,
+    },
+    pipelines::{QueryPipeline, RerankSettings},
+    ports::{
+        DocumentStore, Embedder, Hit, KeywordIndex, ModelError, PortError, PortResult, Reranker, SearchScope,
+        VectorIndex,
+    },
+};
+
+/// The embedder, or why there is none.
+#[derive(Clone)]
+pub enum EmbedderSlot {
+    /// There is one.
+    Ready(Arc<dyn Embedder>),
+    /// The operator wants none: keyword search is all that is asked for.
+    Off,
+    /// There should be one, and it could not be had: results say `degraded`.
+    Missing,
+}
+
+impl EmbedderSlot {
+    /// The embedder, where there is one.
+    #[must_use]
+    pub fn get(&self) -> Option<&Arc<dyn Embedder>> {
+        match self {
+            Self::Ready(embedder) => Some(embedder),
+            Self::Off | Self::Missing => None,
+        }
+    }
+}
+
+/// What the search works with.
+pub struct RetrieverParts {
+    /// The record that hits are checked against.
+    pub documents: Arc<dyn DocumentStore>,
+    /// Makes vectors of questions.
+    pub embedder: EmbedderSlot,
+    /// Nearest vectors; none without an embedder.
+    pub vectors: Option<Arc<dyn VectorIndex>>,
+    /// Best words.
+    pub keywords: Arc<dyn KeywordIndex>,
+    /// Reads question and passage together, where configured.
+    pub reranker: Option<Arc<dyn Reranker>>,
+    /// How long embedding or one index may take before the other side answers alone.
+    pub side_timeout: Duration,
+}
+
+/// A search.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SearchRequest {
+    /// Whose documents.
+    pub tenant: Tenant,
+    /// In which collection.
+    pub collection: Collection,
+    /// The question.
+    pub query: String,
+    /// Only documents with this metadata.
+    pub filter: MetadataFilter,
+    /// How many passages.
+    pub top_k: usize,
+    /// Which searches; the pipeline's choice where absent.
+    pub mode: Option<SearchMode>,
+}
+
+impl SearchRequest {
+    /// The search of a query job.
+    #[must_use]
+    pub fn of(job: &Job, spec: &QuerySpec) -> Self {
+        Self {
+            tenant: job.tenant.clone(),
+            collection: spec.collection.clone(),
+            query: spec.query.clone(),
+            filter: spec.filter.clone(),
+            top_k: spec.top_k,
+            mode: None,
+        }
+    }
+}
+
+/// Where a search's time went. A part that was not run is none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SearchTimings {
+    /// Embedding the question.
+    pub embed: Option<Duration>,
+    /// Vector search.
+    pub vector: Option<Duration>,
+    /// Keyword search.
+    pub keyword: Option<Duration>,
+    /// Re-ranking.
+    pub rerank: Option<Duration>,
+    /// The whole.
+    pub total: Duration,
+}
+
+/// What a search brought, and where its time went.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Searched {
+    /// The passages.
+    pub retrieved: Retrieved,
+    /// The times.
+    pub timings: SearchTimings,
+}
+
+/// Finds passages.
+pub struct Retriever {
+    parts: RetrieverParts,
+}
+
+/// One side's hits with its time, or what was down.
+struct SideResult {
+    hits: Vec<Hit>,
+    failed: Option<Degraded>,
+    truncated: bool,
+    embed: Option<Duration>,
+    search: Option<Duration>,
+}
+
+impl Retriever {
+    /// A retriever over these parts.
+    #[must_use]
+    pub fn new(parts: RetrieverParts) -> Self {
+        Self { parts }
+    }
+
+    /// The state of the documents as the indexes hold it now; it changes with every change to the documents.
+    #[must_use]
+    pub fn index_generation(&self) -> String {
+        let vectors = self.parts.vectors.as_ref().map_or(0, |index| index.position());
+        format!("k{}v{vectors}", self.parts.keywords.position())
+    }
+
+    /// Whether questions are embedded.
+    #[must_use]
+    pub fn embedder(&self) -> &EmbedderSlot {
+        &self.parts.embedder
+    }
+
+    /// Searches. It fails only when nothing at all could answer; what could not take part is listed in `degraded`.
+    pub async fn search(&self, pipeline: &QueryPipeline, request: &SearchRequest) -> PortResult<Searched> {
+        let begun = Instant::now();
+        let index_generation = self.index_generation();
+        let mode = request.mode.unwrap_or(pipeline.search.mode);
+        // Some hits fall away when they are checked, collapsed or limited by document.
+        let scope = SearchScope {
+            tenant: request.tenant.clone(),
+            collection: request.collection.clone(),
+            filter: request.filter.clone(),
+            limit: pipeline.search.candidates.max(request.top_k * 2),
+        };
+        let (vector, keyword) = tokio::join!(
+            async {
+                match mode {
+                    SearchMode::Keyword => None,
+                    SearchMode::Vector | SearchMode::Hybrid => self.vector_side(&request.query, &scope).await,
+                }
+            },
+            async {
+                match mode {
+                    SearchMode::Vector => None,
+                    SearchMode::Keyword | SearchMode::Hybrid => {
+                        Some(self.keyword_side(&request.query, &scope).await)
+                    }
+                }
+            }
+        );
+        let mut timings = SearchTimings {
+            embed: vector.as_ref().and_then(|side| side.embed),
+            vector: vector.as_ref().and_then(|side| side.search),
+            keyword: keyword.as_ref().and_then(|side| side.search),
+            ..SearchTimings::default()
+        };
+        let mut degraded: Vec<Degraded> = Vec::new();
+        // Vector search was asked for alone and cannot be had: words are better than nothing.
+        let keyword = match (&vector, keyword) {
+            (Some(side), None) if side.failed.is_some() => {
+                Some(self.keyword_side(&request.query, &scope).await)
+            }
+            (None, None) => {
+                degraded.push(Degraded::Embedder);
+                Some(self.keyword_side(&request.query, &scope).await)
+            }
+            (_, keyword) => keyword,
+        };
+        for side in [&vector, &keyword].into_iter().flatten() {
+            degraded.extend(side.failed);
+            if side.truncated {
+                degraded.push(Degraded::QueryTruncated);
+            }
+        }
+        let worked = |side: &Option<SideResult>| side.as_ref().is_some_and(|side| side.failed.is_none());
+        if !worked(&vector) && !worked(&keyword) {
+            return Err(PortError::new(
+                crate::ports::ErrorKind::Unavailable,
+                "neither the vector search nor the keyword search could answer",
+            ));
+        }
+        let empty: &[Hit] = &[];
+        let fused = fusion::fuse(
+            &pipeline.fusion,
+            vector.as_ref().map_or(empty, |side| &side.hits),
+            keyword.as_ref().map_or(empty, |side| &side.hits),
+        );
+        let ids: Vec<ChunkId> = fused.iter().map(|fused| fused.chunk_id).collect();
+        let records = self.parts.documents.passages(&request.tenant, &request.collection, &ids).await?;
+        let passages = merge(fused, records, &request.filter);
+        let mut passages = select(passages, pipeline, request.top_k.max(rerank_depth(pipeline)));
+        if let (Some(settings), Some(reranker)) = (&pipeline.rerank, &self.parts.reranker) {
+            let started = Instant::now();
+            if !rerank(reranker.as_ref(), settings, &request.query, &mut passages).await {
+                degraded.push(Degraded::Reranker);
+            }
+            timings.rerank = Some(started.elapsed());
+        }
+        passages.truncate(request.top_k);
+        degraded.sort_unstable();
+        degraded.dedup();
+        timings.total = begun.elapsed();
+        record(&timings);
+        Ok(Searched { retrieved: Retrieved { passages, degraded, index_generation }, timings })
+    }
+
+    /// None where no vector search is wanted (the operator switched the embedder off).
+    async fn vector_side(&self, query: &str, scope: &SearchScope) -> Option<SideResult> {
+        let failed = |degraded| SideResult {
+            hits: Vec::new(),
+            failed: Some(degraded),
+            truncated: false,
+            embed: None,
+            search: None,
+        };
+        let embedder = match &self.parts.embedder {
+            EmbedderSlot::Ready(embedder) => embedder,
+            EmbedderSlot::Missing => return Some(failed(Degraded::Embedder)),
+            EmbedderSlot::Off => return None,
+        };
+        let Some(index) = &self.parts.vectors else { return Some(failed(Degraded::VectorIndex)) };
+        let started = Instant::now();
+        let embedded = self
+            .within(embedder.embed(vec![query.to_owned()], EmbedPurpose::Query))
+            .await
+            .unwrap_or_else(|| Err(ModelError::try_later("embedding the question took too long")))
+            .map(|mut embeddings| embeddings.pop());
+        let embedding = match embedded {
+            Ok(Some(embedding)) => embedding,
+            Ok(None) => {
+                warn!("embedder answered with no vector");
+                return Some(failed(Degraded::Embedder));
+            }
+            Err(error) => {
+                warn!(%error, "question not embedded");
+                return Some(failed(Degraded::Embedder));
+            }
+        };
+        let embed = started.elapsed();
+        let started = Instant::now();
+        match self.within(index.search(&embedding.vector, scope)).await {
+            Some(Ok(hits)) => Some(SideResult {
+                hits,
+                failed: None,
+                truncated: embedding.truncated,
+                embed: Some(embed),
+                search: Some(started.elapsed()),
+            }),
+            Some(Err(error)) => {
+                warn!(%error, "vector search failed");
+                Some(failed(Degraded::VectorIndex))
+            }
+            None => {
+                warn!("vector search took too long");
+                Some(failed(Degraded::VectorIndex))
+            }
+        }
+    }
+
+    async fn keyword_side(&self, query: &str, scope: &SearchScope) -> SideResult {
+        let started = Instant::now();
+        let (hits, failed) = match self.within(self.parts.keywords.search(query, scope)).await {
+            Some(Ok(hits)) => (hits, None),
+            Some(Err(error)) => {
+                warn!(%error, "keyword search failed");
+                (Vec::new(), Some(Degraded::KeywordIndex))
+            }
+            None => {
+                warn!("keyword search took too long");
+                (Vec::new(), Some(Degraded::KeywordIndex))
+            }
+        };
+        SideResult { hits, failed, truncated: false, embed: None, search: Some(started.elapsed()) }
+    }
+
+    async fn within<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::time::timeout(self.parts.side_timeout, work).await.ok()
+    }
+}
+
+/// Puts the records to their scores. What is not live any more, or does not match the filter any more, falls away: the
+/// indexes may be a moment behind the store.
+fn merge(fused: Vec<fusion::Fused>, records: Vec<PassageRecord>, filter: &MetadataFilter) -> Vec<Passage> {
+    let mut records: std::collections::HashMap<ChunkId, PassageRecord> =
+        records.into_iter().map(|record| (record.chunk_id, record)).collect();
+    fused
+        .into_iter()
+        .filter_map(|fused| {
+            let record = records.remove(&fused.chunk_id)?;
+            filter.matches(&record.metadata).then_some(Passage {
+                record,
+                score: fused.score,
+                ranks: fused.ranks,
+            })
+        })
+        .collect()
+}
+
+fn rerank_depth(pipeline: &QueryPipeline) -> usize {
+    pipeline.rerank.as_ref().map_or(0, |settings| settings.candidates)
+}
+
+/// Keeps the best, without what says the same and without too many of one document.
+fn select(passages: Vec<Passage>, pipeline: &QueryPipeline, keep: usize) -> Vec<Passage> {
+    let mut kept: Vec<(Passage, Shingles)> = Vec::new();
+    for passage in passages {
+        if kept.len() == keep {
+            break;
+        }
+        let document = passage.record.document_id;
+        let of_document = kept.iter().filter(|(other, _)| other.record.document_id == document).count();
+        if pipeline.select.per_document.is_some_and(|most| of_document >= most) {
+            continue;
+        }
+        let shingles = Shingles::of(&passage.record.text);
+        if pipeline.select.collapse_duplicates && kept.iter().any(|(_, other)| shingles.same_as(other)) {
+            continue;
+        }
+        kept.push((passage, shingles));
+    }
+    kept.into_iter().map(|(passage, _)| passage).collect()
+}
+
+/// Orders the first passages by the re-ranker. False when it failed or was too slow: then nothing changed.
+async fn rerank(
+    reranker: &dyn Reranker,
+    settings: &RerankSettings,
+    query: &str,
+    passages: &mut Vec<Passage>,
+) -> bool {
+    let depth = settings.candidates.min(passages.len());
+    let texts = passages[..depth]
+        .iter()
+        .map(|passage| match passage.record.title.as_str() {
+            "" => passage.record.text.clone(),
+            title => format!("{title}\n{}", passage.record.text),
+        })
+        .collect();
+    let deadline = Duration::from_millis(settings.deadline_ms);
+    let scores = match tokio::time::timeout(deadline, reranker.score(query, texts)).await {
+        Ok(Ok(scores)) if scores.len() == depth => scores,
+        Ok(Ok(_)) => {
+            warn!("re-ranker answered with the wrong number of scores");
+            return false;
+        }
+        Ok(Err(error)) => {
+            warn!(%error, "re-ranking failed");
+            return false;
+        }
+        Err(_) => {
+            warn!(deadline_ms = settings.deadline_ms, "re-ranking took too long");
+            return false;
+        }
+    };
+    let rest = passages.split_off(depth);
+    let mut scored: Vec<(f32, Passage)> = scores.into_iter().zip(passages.drain(..)).collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    passages.extend((1u32..).zip(scored).map(|(rank, (score, mut passage))| {
+        passage.score = score;
+        passage.ranks = Ranks { rerank: Some(rank), ..passage.ranks };
+        passage
+    }));
+    // What was not scored has no place beside what was.
+    drop(rest);
+    true
+}
+
+fn record(timings: &SearchTimings) {
+    for (part, spent) in [
+        ("embed", timings.embed),
+        ("vector", timings.vector),
+        ("keyword", timings.keyword),
+        ("rerank", timings.rerank),
+        ("total", Some(timings.total)),
+    ] {
+        if let Some(spent) = spent {
+            metrics::histogram!("raglan_search_seconds", "part" => part).record(spent.as_secs_f64());
+        }
+    }
+}
