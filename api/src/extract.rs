@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{
     body::Body,
     extract::{FromRequest, FromRequestParts, Path, Request},
-    http::{HeaderMap, header, request::Parts},
+    http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::{Bytes, BytesMut};
@@ -15,7 +15,7 @@ use raglan_pipeline::{
     ports::Idempotency,
     submit::request_hash,
 };
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, error::Category};
 use url::form_urlencoded;
 use uuid::Uuid;
@@ -95,7 +95,7 @@ impl BodyReader {
     pub(crate) async fn next(&mut self) -> ApiResult<Option<Bytes>> {
         let piece = tokio::time::timeout(self.idle, self.stream.next()).await.map_err(|_| {
             let detail = format!("the body stood still for {} s", self.idle.as_secs());
-            Problem::new(axum::http::StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
         })?;
         match piece {
             None => Ok(None),
@@ -157,19 +157,26 @@ pub(crate) fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
         let error = error.into_inner();
-        match error.classify() {
-            Category::Data => {
-                let message = without_position(&error.to_string());
-                let (field, detail) = explain(&path, &message);
-                let problem =
-                    Problem::new(axum::http::StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", detail);
-                if field.is_empty() { problem } else { problem.field(field) }
-            }
-            Category::Syntax | Category::Eof | Category::Io => bad_json(&error),
+        // An enum that is given a boolean, for one, counts as a syntax error of JSON that is right.
+        let message = without_position(&error.to_string());
+        let of_a_field = match error.classify() {
+            Category::Data => true,
+            Category::Syntax => !message.starts_with("recursion limit") && is_json(bytes),
+            Category::Eof | Category::Io => false,
+        };
+        if !of_a_field {
+            return bad_json(&error);
         }
+        let (field, detail) = explain(&path, &message);
+        let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", detail);
+        if field.is_empty() { problem } else { problem.field(field) }
     })?;
     deserializer.end().map_err(|error| bad_json(&error))?;
     Ok(value)
+}
+
+fn is_json(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
 fn bad_json(error: &serde_json::Error) -> Problem {
@@ -220,6 +227,7 @@ fn explain(path: &str, message: &str) -> (String, String) {
         ("a sequence", "a list"),
         ("sequence,", "list,"),
         ("map,", "object,"),
+        ("expected value", "is a value of the wrong kind"),
     ] {
         words = words.replace(from, to);
     }
