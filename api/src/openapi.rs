@@ -37,6 +37,60 @@ problem!(Unsupported, "415", "The media type is not taken here.");
 problem!(Invalid, "422", "A field is not as it must be; `field` names it.");
 problem!(Overloaded, "503", "Full or not available now; `Retry-After` tells when to try again.");
 
+/// The names that fields may have as values. The domain's own types stand behind them; these only tell of them.
+pub(crate) mod names {
+    use utoipa::ToSchema;
+
+    macro_rules! names {
+        ($(#[$doc:meta])* $name:ident: $($variant:ident)*) => {
+            $(#[$doc])*
+            #[derive(ToSchema)]
+            #[schema(rename_all = "snake_case")]
+            #[allow(dead_code, reason = "describes values; is never made")]
+            pub(crate) enum $name { $($variant),* }
+        };
+    }
+
+    names!(
+        /// How urgent a job is. Lower classes wait, but are never starved.
+        PriorityName: Interactive Normal Batch
+    );
+    names!(
+        /// Whether an answer may come from the cache.
+        CacheName: Use Bypass
+    );
+    names!(
+        /// Which searches take part.
+        ModeName: Hybrid Vector Keyword
+    );
+    names!(
+        /// What a job does.
+        KindName: Query Ingestion
+    );
+    names!(
+        /// Where a job stands; the last four are final.
+        StatusName: Queued Retrieving Generating Parsing Embedding Indexing Succeeded Failed Cancelled Expired
+    );
+    names!(
+        /// Where a delivery stands.
+        DeliveryStatusName: Pending Delivered Dead
+    );
+
+    /// An ending that a webhook may tell of.
+    #[derive(ToSchema)]
+    #[allow(dead_code, reason = "describes values; is never made")]
+    pub(crate) enum EndingName {
+        #[schema(rename = "job.succeeded")]
+        Succeeded,
+        #[schema(rename = "job.failed")]
+        Failed,
+        #[schema(rename = "job.cancelled")]
+        Cancelled,
+        #[schema(rename = "job.expired")]
+        Expired,
+    }
+}
+
 fn problem_response(description: &str) -> Response {
     let schema = RefOr::Ref(Ref::from_schema_name("ProblemBody"));
     ResponseBuilder::new().description(description).content(PROBLEM_JSON, Content::new(Some(schema))).build()

@@ -18,7 +18,7 @@ use crate::{
     auth::Caller,
     error::{ApiResult, Problem},
     extract::ApiPath,
-    openapi::NotFound,
+    openapi::{NotFound, names::DeliveryStatusName},
     state::ApiState,
 };
 
@@ -37,7 +37,7 @@ pub(crate) struct DeliveryView {
     /// What it tells, for example `job.succeeded`.
     event: String,
     /// `pending`, `delivered`, or `dead` (given up).
-    #[schema(value_type = String, example = "pending")]
+    #[schema(value_type = DeliveryStatusName, inline, example = "pending")]
     status: DeliveryStatus,
     /// The tries so far.
     attempts: Vec<AttemptView>,

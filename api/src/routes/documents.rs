@@ -166,12 +166,12 @@ fn read_filter(json: &str) -> ApiResult<MetadataFilter> {
 #[into_params(parameter_in = Query)]
 pub(crate) struct IncludeQuery {
     /// `text`: the document's text, too.
-    #[param(value_type = Option<String>, example = "text")]
+    #[param(inline)]
     include: Option<Include>,
 }
 
 /// What can be included.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Include {
     /// The text.

@@ -20,7 +20,10 @@ use crate::{
     auth::Caller,
     error::{ApiResult, Problem},
     extract::{ApiPath, ApiQuery, Known, cursor, page_limit, read_cursor, wait_of},
-    openapi::{Conflict, Gone, NotFound},
+    openapi::{
+        Conflict, Gone, NotFound,
+        names::{KindName, StatusName},
+    },
     state::{ApiState, unknown_job},
 };
 
@@ -87,10 +90,10 @@ pub(crate) async fn get_job(
 #[into_params(parameter_in = Query)]
 pub(crate) struct JobsQuery {
     /// Only in this status.
-    #[param(value_type = Option<String>, example = "failed")]
+    #[param(value_type = Option<StatusName>, inline, example = "failed")]
     status: Option<JobStatus>,
     /// Only of this kind: `query` or `ingestion`.
-    #[param(value_type = Option<String>, example = "query")]
+    #[param(value_type = Option<KindName>, inline, example = "query")]
     kind: Option<JobKind>,
     /// How many, from 1 to 200.
     #[param(minimum = 1, maximum = 200, default = 50)]

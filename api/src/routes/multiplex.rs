@@ -27,7 +27,7 @@ use crate::{
     auth::Caller,
     error::{ApiResult, Problem},
     extract::{ApiQuery, from_json},
-    openapi::Overloaded,
+    openapi::{Overloaded, names::StatusName},
     state::{ApiState, unknown_job},
 };
 
@@ -81,7 +81,7 @@ pub(crate) enum Reply {
         /// The job.
         job_id: Uuid,
         /// How it ended.
-        #[schema(value_type = String)]
+        #[schema(value_type = StatusName, inline)]
         status: JobStatus,
     },
     /// A command could not be followed. The socket stays open.

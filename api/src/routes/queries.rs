@@ -22,7 +22,10 @@ use crate::{
     checks::check_metadata,
     error::ApiResult,
     extract::{ApiJson, IdempotencyKey, Preference, canonical},
-    openapi::{Conflict, Invalid, Overloaded, TooLarge, Unsupported},
+    openapi::{
+        Conflict, Invalid, Overloaded, TooLarge, Unsupported,
+        names::{CacheName, EndingName, PriorityName},
+    },
     state::ApiState,
 };
 
@@ -53,7 +56,7 @@ pub(crate) struct QueryRequest {
     generation: GenerationRequest,
     /// How urgent it is: `interactive`, `normal` or `batch`. Lower classes wait, but are never starved.
     #[serde(default)]
-    #[schema(value_type = String, default = "normal", example = "interactive")]
+    #[schema(value_type = PriorityName, inline, default = "normal", example = "interactive")]
     priority: Priority,
     /// The job ends after so many seconds, finished or not.
     #[schema(example = 120, minimum = 1)]
@@ -62,7 +65,7 @@ pub(crate) struct QueryRequest {
     webhook: Option<WebhookRequest>,
     /// `use`: an equal question over the same documents may be answered from the cache. `bypass`: never.
     #[serde(default)]
-    #[schema(value_type = String, default = "use", example = "use")]
+    #[schema(value_type = CacheName, inline, default = "use", example = "use")]
     cache: CacheMode,
     /// Your own data, given back with the job (16 KiB at most).
     #[serde(default)]
@@ -91,7 +94,7 @@ pub(crate) struct WebhookRequest {
     url: Url,
     /// About which endings: `job.succeeded`, `job.failed`, `job.cancelled`, `job.expired`; all where empty.
     #[serde(default)]
-    #[schema(value_type = Vec<String>, example = json!(["job.succeeded", "job.failed"]))]
+    #[schema(value_type = Vec<EndingName>, inline, example = json!(["job.succeeded", "job.failed"]))]
     events: Vec<EventType>,
 }
 

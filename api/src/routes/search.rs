@@ -17,7 +17,7 @@ use crate::{
     auth::Caller,
     error::{ApiResult, Problem},
     extract::ApiJson,
-    openapi::{Invalid, NotFound, Overloaded, TooLarge, Unsupported},
+    openapi::{Invalid, NotFound, Overloaded, TooLarge, Unsupported, names::ModeName},
     state::ApiState,
 };
 
@@ -40,7 +40,7 @@ pub(crate) struct SearchRequest {
     #[schema(example = 5, minimum = 1)]
     top_k: Option<usize>,
     /// `hybrid`, `vector` or `keyword`; the pipeline's own choice where absent.
-    #[schema(value_type = Option<String>, example = "hybrid")]
+    #[schema(value_type = Option<ModeName>, inline, example = "hybrid")]
     mode: Option<SearchMode>,
     /// Only documents with this metadata.
     #[serde(default)]

@@ -4,6 +4,7 @@
 
 mod access;
 mod documents;
+mod fake_documents;
 mod fakes;
 mod jobs;
 mod malformed;

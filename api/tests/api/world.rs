@@ -24,7 +24,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::fakes::*;
+use crate::{fake_documents::*, fakes::*};
 
 /// The API with everything behind it.
 pub struct World {

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     error::{ApiResult, Problem},
     extract::{canonical, parse_json, read_body},
+    openapi::names::PriorityName,
     routes::queries::WebhookRequest,
 };
 
@@ -42,7 +43,7 @@ pub(crate) struct DocumentsInput {
     #[schema(value_type = Option<String>, example = "default")]
     pipeline: Option<PipelineName>,
     /// `interactive`, `normal` or `batch`.
-    #[schema(value_type = Option<String>, example = "batch")]
+    #[schema(value_type = Option<PriorityName>, inline, example = "batch")]
     priority: Option<Priority>,
     /// The job ends after so many seconds, finished or not.
     #[schema(minimum = 1)]
@@ -81,7 +82,7 @@ pub(crate) struct OneInput {
     #[schema(value_type = Option<String>, example = "default")]
     pipeline: Option<PipelineName>,
     /// `interactive`, `normal` or `batch`.
-    #[schema(value_type = Option<String>, example = "batch")]
+    #[schema(value_type = Option<PriorityName>, inline, example = "batch")]
     priority: Option<Priority>,
     /// The job ends after so many seconds, finished or not.
     #[schema(minimum = 1)]

@@ -31,7 +31,7 @@ use crate::{
     auth::Caller,
     error::{ApiResult, Problem},
     extract::{ApiQuery, IdempotencyKey, Preference, check_length, media_type},
-    openapi::{Conflict, Invalid, Overloaded, TooLarge, Unsupported},
+    openapi::{Conflict, Invalid, Overloaded, TooLarge, Unsupported, names::PriorityName},
     state::ApiState,
 };
 
@@ -50,7 +50,7 @@ pub(crate) struct IngestQuery {
     #[param(value_type = Option<String>, example = "default")]
     pipeline: Option<PipelineName>,
     /// `interactive`, `normal` or `batch`.
-    #[param(value_type = Option<String>, example = "batch")]
+    #[param(value_type = Option<PriorityName>, inline, example = "batch")]
     priority: Option<Priority>,
     /// The job ends after so many seconds, finished or not.
     #[param(minimum = 1)]

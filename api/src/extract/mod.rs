@@ -1,27 +1,27 @@
 //! Reads requests: bodies, query strings, paths and headers. Whatever is wrong is told as a problem that names the field.
 
+mod body;
+mod headers;
+
 use std::time::Duration;
 
 use axum::{
-    body::Body,
     extract::{FromRequest, FromRequestParts, Path, Request},
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    http::{StatusCode, request::Parts},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
-use raglan_pipeline::{
-    domain::{Collection, DeliveryId, DocumentId, JobId},
-    ports::Idempotency,
-    submit::request_hash,
-};
+use bytes::Bytes;
+use raglan_pipeline::domain::{Collection, DeliveryId, DocumentId, JobId};
 use serde::de::{DeserializeOwned, IgnoredAny};
-use serde_json::{Value, error::Category};
+use serde_json::error::Category;
 use url::form_urlencoded;
 use uuid::Uuid;
 
+pub(crate) use self::{
+    body::{BodyReader, check_length, expect_json, media_type, read_body},
+    headers::{IdempotencyKey, Known, Preference, canonical, last_event},
+};
 use crate::{
-    auth::Caller,
     error::{ApiResult, Problem},
     state::ApiState,
 };
@@ -46,94 +46,6 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<ApiState> for ApiJson<T> 
         let bytes = read_body(request, limits.body_bytes, limits.body_idle).await?;
         Ok(Self { value: parse_json(bytes.clone()).await?, bytes })
     }
-}
-
-/// Refuses bodies that do not say they are JSON.
-pub(crate) fn expect_json(headers: &HeaderMap) -> ApiResult<()> {
-    match media_type(headers)?.as_deref() {
-        Some("application/json") => Ok(()),
-        Some(kind) if kind.starts_with("application/") && kind.ends_with("+json") => Ok(()),
-        Some(kind) => {
-            Err(Problem::unsupported(format!("send application/json, not {kind}")).field("Content-Type"))
-        }
-        None => Err(Problem::unsupported("send Content-Type: application/json").field("Content-Type")),
-    }
-}
-
-/// The media type of a body, in lower case and without parameters.
-pub(crate) fn media_type(headers: &HeaderMap) -> ApiResult<Option<String>> {
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
-        && encoding != "identity"
-    {
-        let detail = "compressed bodies are not taken; send the body as it is";
-        return Err(Problem::unsupported(detail).field("Content-Encoding"));
-    }
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(None) };
-    let Ok(value) = value.to_str() else {
-        return Err(Problem::unsupported("the Content-Type is not a media type").field("Content-Type"));
-    };
-    let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if !kind.contains('/') {
-        return Err(Problem::unsupported(format!("{kind:?} is not a media type")).field("Content-Type"));
-    }
-    Ok(Some(kind))
-}
-
-/// A body piece by piece, within a size and without standing still for longer than `idle`.
-pub(crate) struct BodyReader {
-    stream: axum::body::BodyDataStream,
-    left: usize,
-    most: usize,
-    idle: Duration,
-}
-
-impl BodyReader {
-    pub(crate) fn new(body: Body, most: usize, idle: Duration) -> Self {
-        Self { stream: body.into_data_stream(), left: most, most, idle }
-    }
-
-    pub(crate) async fn next(&mut self) -> ApiResult<Option<Bytes>> {
-        let piece = tokio::time::timeout(self.idle, self.stream.next()).await.map_err(|_| {
-            let detail = format!("the body stood still for {} s", self.idle.as_secs());
-            Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
-        })?;
-        match piece {
-            None => Ok(None),
-            Some(Ok(piece)) => {
-                self.left = self.left.checked_sub(piece.len()).ok_or_else(|| body_too_large(self.most))?;
-                Ok(Some(piece))
-            }
-            Some(Err(_)) => Err(Problem::bad_request("broken_body", "the body ended before it was whole")),
-        }
-    }
-}
-
-fn body_too_large(most: usize) -> Problem {
-    Problem::too_large(format!("the body has more than {most} bytes"))
-}
-
-/// Refuses a body that says itself that it is too large, before reading any of it.
-pub(crate) fn check_length(headers: &HeaderMap, most: usize) -> ApiResult<()> {
-    let length =
-        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    match length {
-        Some(length) if length > most as u64 => Err(body_too_large(most)),
-        _ => Ok(()),
-    }
-}
-
-/// A whole body.
-pub(crate) async fn read_body(request: Request, most: usize, idle: Duration) -> ApiResult<Bytes> {
-    check_length(request.headers(), most)?;
-    let mut reader = BodyReader::new(request.into_body(), most, idle);
-    let Some(first) = reader.next().await? else { return Ok(Bytes::new()) };
-    let Some(second) = reader.next().await? else { return Ok(first) };
-    let mut whole = BytesMut::from(first.as_ref());
-    whole.extend_from_slice(&second);
-    while let Some(piece) = reader.next().await? {
-        whole.extend_from_slice(&piece);
-    }
-    Ok(whole.freeze())
 }
 
 /// Parses JSON, away from the runtime's threads where it is large.
@@ -324,143 +236,6 @@ impl<T: PathPart> FromRequestParts<ApiState> for ApiPath<T> {
     }
 }
 
-/// The one value of a header; more than one is an error.
-fn single<'a>(headers: &'a HeaderMap, name: &'static str) -> ApiResult<Option<&'a str>> {
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
-        return Err(Problem::bad_header(name, "is given twice"));
-    }
-    value
-        .to_str()
-        .map(Some)
-        .map_err(|_| Problem::bad_header(name, "has characters that are not visible ASCII"))
-}
-
-/// The client's `Idempotency-Key`.
-pub(crate) struct IdempotencyKey(Option<String>);
-
-impl FromRequestParts<ApiState> for IdempotencyKey {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> ApiResult<Self> {
-        let Some(key) = single(&parts.headers, "Idempotency-Key")? else { return Ok(Self(None)) };
-        if !(1..=255).contains(&key.len()) || !key.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(Problem::bad_header("Idempotency-Key", "must be 1 to 255 visible ASCII characters"));
-        }
-        Ok(Self(Some(key.to_owned())))
-    }
-}
-
-impl IdempotencyKey {
-    /// Whether there is one, so that the request must be hashed.
-    pub(crate) fn is_given(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// The key with the hash of all that makes the request the same one.
-    pub(crate) fn with(self, caller: &Caller, route: &str, body: &[u8]) -> Option<Idempotency> {
-        let request_hash = request_hash(&[route.as_bytes(), caller.tenant.as_str().as_bytes(), body]);
-        self.0.map(|key| Idempotency { key, request_hash })
-    }
-}
-
-/// A JSON body in a form that does not depend on the order of its fields or on white space.
-pub(crate) async fn canonical(bytes: Bytes) -> ApiResult<Vec<u8>> {
-    if bytes.len() <= PARSE_INLINE {
-        return Ok(canonical_now(&bytes));
-    }
-    tokio::task::spawn_blocking(move || canonical_now(&bytes)).await.map_err(|_| Problem::internal())
-}
-
-fn canonical_now(bytes: &[u8]) -> Vec<u8> {
-    fn sorted(value: Value) -> Value {
-        match value {
-            Value::Object(fields) => {
-                let mut fields: Vec<(String, Value)> =
-                    fields.into_iter().map(|(k, v)| (k, sorted(v))).collect();
-                fields.sort_by(|a, b| a.0.cmp(&b.0));
-                Value::Object(fields.into_iter().collect())
-            }
-            Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
-            plain => plain,
-        }
-    }
-    match serde_json::from_slice(bytes) {
-        Ok(value) => sorted(value).to_string().into_bytes(),
-        Err(_) => bytes.to_vec(),
-    }
-}
-
-/// How long the client prefers to wait for the end (`Prefer: wait=N`, RFC 7240), cut to the longest allowed.
-pub(crate) struct Preference {
-    /// None where it did not say.
-    pub(crate) wait: Option<Duration>,
-}
-
-impl FromRequestParts<ApiState> for Preference {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> ApiResult<Self> {
-        let mut wait = None;
-        for value in parts.headers.get_all("Prefer") {
-            let value = value.to_str().map_err(|_| Problem::bad_header("Prefer", "is not ASCII"))?;
-            for preference in value.split(',') {
-                let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
-                if name.trim().eq_ignore_ascii_case("wait") {
-                    let seconds = value.split(';').next().unwrap_or_default().trim().trim_matches('"');
-                    let seconds: u32 = seconds.parse().map_err(|_| {
-                        Problem::bad_header("Prefer", "wait must be a whole number of seconds")
-                    })?;
-                    wait.get_or_insert(Duration::from_secs(seconds.into()).min(state.limits().wait));
-                }
-            }
-        }
-        Ok(Self { wait })
-    }
-}
-
-/// Which revisions the client has (`If-None-Match`).
-pub(crate) struct Known(Option<String>);
-
-impl FromRequestParts<ApiState> for Known {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> ApiResult<Self> {
-        let values: Vec<&str> = parts
-            .headers
-            .get_all(header::IF_NONE_MATCH)
-            .iter()
-            .map(|value| value.to_str().map_err(|_| Problem::bad_header("If-None-Match", "is not ASCII")))
-            .collect::<ApiResult<_>>()?;
-        Ok(Self((!values.is_empty()).then(|| values.join(","))))
-    }
-}
-
-impl Known {
-    /// Whether the client named any.
-    pub(crate) fn is_given(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// Whether the client has this one.
-    pub(crate) fn holds(&self, tag: &str) -> bool {
-        self.0.as_deref().is_some_and(|tags| {
-            tags.split(',').map(str::trim).any(|held| held == "*" || held.trim_start_matches("W/") == tag)
-        })
-    }
-}
-
-/// The last event that the client has: `Last-Event-ID`, which a browser sends when it reconnects, before `?after=`.
-pub(crate) fn last_event(headers: &HeaderMap, after: Option<u64>) -> ApiResult<u64> {
-    match single(headers, "Last-Event-ID")? {
-        Some(id) => {
-            id.trim().parse().map_err(|_| Problem::bad_header("Last-Event-ID", "is not the id of an event"))
-        }
-        None => Ok(after.unwrap_or(0)),
-    }
-}
-
 /// How many entries a page has.
 pub(crate) fn page_limit(limit: Option<u32>) -> ApiResult<usize> {
     match limit.unwrap_or(50) {
@@ -551,22 +326,5 @@ mod tests {
         for bad in ["", "x", "!!!!", "am9iczo"] {
             assert!(read_cursor("jobs", Some(bad)).is_err(), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn canonical_json_ignores_order_and_space() {
-        let (one, same) = (br#"{"b":1,"a":{"d":2,"c":3}}"#, br#"{ "a": {"c":3, "d":2}, "b":1 }"#);
-        assert_eq!(canonical_now(one), canonical_now(same));
-        assert_ne!(canonical_now(br#"{"a":[1,2]}"#), canonical_now(br#"{"a":[2,1]}"#));
-    }
-
-    #[test]
-    fn entity_tags_match_by_the_weak_comparison() {
-        let known = |tags: &str| Known(Some(tags.to_owned()));
-        assert!(known(r#""3""#).holds(r#""3""#));
-        assert!(known(r#""1", W/"3""#).holds(r#""3""#));
-        assert!(known("*").holds(r#""3""#));
-        assert!(!known(r#""33""#).holds(r#""3""#));
-        assert!(!Known(None).holds(r#""3""#));
     }
 }
