@@ -56,7 +56,7 @@ pub(crate) struct QueryRequest {
     generation: GenerationRequest,
     /// How urgent it is: `interactive`, `normal` or `batch`. Lower classes wait, but are never starved.
     #[serde(default)]
-    #[schema(value_type = PriorityName, inline, default = "normal", example = "interactive")]
+    #[schema(value_type = PriorityName, default = "normal")]
     priority: Priority,
     /// The job ends after so many seconds, finished or not.
     #[schema(example = 120, minimum = 1)]
@@ -65,7 +65,7 @@ pub(crate) struct QueryRequest {
     webhook: Option<WebhookRequest>,
     /// `use`: an equal question over the same documents may be answered from the cache. `bypass`: never.
     #[serde(default)]
-    #[schema(value_type = CacheName, inline, default = "use", example = "use")]
+    #[schema(value_type = CacheName, default = "use")]
     cache: CacheMode,
     /// Your own data, given back with the job (16 KiB at most).
     #[serde(default)]

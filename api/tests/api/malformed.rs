@@ -520,3 +520,14 @@ async fn a_store_that_fails_is_a_503_without_its_secrets() {
         assert_eq!(answer.header("retry-after").is_some(), status == 503);
     }
 }
+
+#[tokio::test]
+async fn a_panic_is_a_problem_without_its_cause_and_the_next_request_is_served() {
+    let world = World::new();
+    world.panics.store(true, std::sync::atomic::Ordering::Relaxed);
+    let answer = world.get("/metrics").await;
+    assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(answer.problem().0, "internal");
+    assert!(!String::from_utf8_lossy(&answer.body).contains("secret"));
+    assert_eq!(world.get("/v1/jobs").await.status, StatusCode::OK);
+}

@@ -1,6 +1,13 @@
 //! The API over fakes, and what tests do with it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use axum::{
@@ -36,6 +43,8 @@ pub struct World {
     pub deliveries: Arc<Deliveries>,
     pub documents: Arc<Documents>,
     pub shutdown: CancellationToken,
+    /// Makes `GET /metrics` panic.
+    pub panics: Arc<AtomicBool>,
 }
 
 struct Now;
@@ -136,6 +145,7 @@ impl World {
             side_timeout: Duration::from_secs(5),
         });
         let shutdown = CancellationToken::new();
+        let panics = Arc::new(AtomicBool::new(false));
         let router = router(ApiParts {
             submit: Arc::new(submit),
             follow: Follow::new(jobs.clone(), events, views),
@@ -145,11 +155,17 @@ impl World {
             pipelines,
             visibility: Arc::new(Now),
             health: Arc::new(Now),
-            metrics: Arc::new(|| "raglan_up 1\n".to_owned()),
+            metrics: {
+                let panics = panics.clone();
+                Arc::new(move || {
+                    assert!(!panics.load(Ordering::Relaxed), "a secret cause");
+                    "raglan_up 1\n".to_owned()
+                })
+            },
             settings,
             shutdown: shutdown.clone(),
         });
-        Self { router, lifecycle, jobs, queues, blobs, deliveries, documents, shutdown }
+        Self { router, lifecycle, jobs, queues, blobs, deliveries, documents, shutdown, panics }
     }
 
     /// Sends a request; the response with its body still to come.
