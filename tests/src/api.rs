@@ -34,7 +34,6 @@ impl Reply {
     ///
     /// # Panics
     /// Where it is another.
-    #[must_use]
     #[track_caller]
     pub fn expect(&self, status: u16) -> Value {
         assert_eq!(self.status.as_u16(), status, "{self:?}");

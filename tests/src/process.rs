@@ -59,7 +59,7 @@ impl Output {
     ///
     /// # Panics
     /// Where it is another.
-    #[must_use]
+    #[track_caller]
     pub fn expect_code(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{self:#?}");
         self

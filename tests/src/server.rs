@@ -6,6 +6,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use nix::{
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use crate::{Api, Socket, eventually, process::is_setting, within};
+use crate::{Api, BOUND, Socket, eventually, process::is_setting};
 
 /// So much of a server's standard error is kept.
 const STDERR_KEPT: usize = 1 << 20;
@@ -27,6 +28,7 @@ pub struct ServerOptions {
     config: Value,
     arguments: Vec<String>,
     env: Vec<(String, String)>,
+    ready_within: Duration,
 }
 
 impl Default for ServerOptions {
@@ -53,6 +55,7 @@ impl Default for ServerOptions {
             }),
             arguments: Vec::new(),
             env: Vec::new(),
+            ready_within: BOUND,
         }
     }
 }
@@ -76,6 +79,13 @@ impl ServerOptions {
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// How long it may take to be ready, where that is longer than usual.
+    #[must_use]
+    pub fn ready_within(mut self, bound: Duration) -> Self {
+        self.ready_within = bound;
         self
     }
 
@@ -168,7 +178,10 @@ impl Server {
         thread::spawn(move || keep(stderr, &kept));
         // Kept from here on, so that it is killed even where it never becomes ready.
         self.running = Some(Running { child, url: String::new() });
-        let url = within("the server's line `ready`", ready).await;
+        let bound = self.options.ready_within;
+        let Ok(url) = tokio::time::timeout(bound, ready).await else {
+            panic!("the server did not say `ready` within {bound:?}")
+        };
         let running = self.running.as_mut().unwrap();
         match url {
             Ok(url) => running.url = url,
