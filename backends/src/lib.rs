@@ -12,12 +12,17 @@ pub mod document_store;
 pub mod embedder;
 pub mod event_log;
 pub mod generator;
+#[cfg(feature = "http")]
+mod http_client;
 #[cfg(feature = "sqlite")]
 pub mod job_store;
 pub mod keyword_index;
+#[cfg(feature = "candle")]
 pub mod models;
 #[cfg(feature = "parsers")]
 pub mod parser;
+#[cfg(any(feature = "tantivy", feature = "usearch"))]
+mod replica;
 pub mod reranker;
 pub mod vector_index;
 #[cfg(feature = "http")]

@@ -14,7 +14,8 @@ pub fn start(log: &Log) -> anyhow::Result<()> {
     } else {
         "info,tantivy=warn,sqlx=warn,hyper=warn".to_owned()
     };
-    let filter = EnvFilter::try_new(&filter).with_context(|| format!("log.level: {filter:?} is no log filter"))?;
+    let filter =
+        EnvFilter::try_new(&filter).with_context(|| format!("log.level: {filter:?} is no log filter"))?;
     let terminal = std::io::stderr().is_terminal();
     let json = match log.format {
         LogFormat::Json => true,

@@ -61,7 +61,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&anyhow::Error::new(error).context("the process could not start its threads"), 1),
+        Err(error) => {
+            return fail(&anyhow::Error::new(error).context("the process could not start its threads"), 1);
+        }
     };
     let code = runtime.block_on(run(cli));
     // A parser that hangs on a bad file must not keep the process alive.
@@ -107,7 +109,10 @@ async fn run(cli: Cli) -> ExitCode {
     }
 }
 
-async fn with(connection: Connection, act: impl AsyncFnOnce(Api) -> anyhow::Result<()>) -> anyhow::Result<()> {
+async fn with(
+    connection: Connection,
+    act: impl AsyncFnOnce(Api) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     act(Api::new(connection)?).await
 }
 

@@ -17,7 +17,11 @@ pub fn string<'a>(value: &'a Value, field: &str) -> &'a str {
 /// Text from outside without control characters, so that a document cannot steer the terminal.
 pub fn plain(text: &str) -> Cow<'_, str> {
     let bad = |c: char| c.is_control() && c != '\n' && c != '\t';
-    if text.chars().any(bad) { Cow::Owned(text.chars().filter(|c| !bad(*c)).collect()) } else { Cow::Borrowed(text) }
+    if text.chars().any(bad) {
+        Cow::Owned(text.chars().filter(|c| !bad(*c)).collect())
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 /// Lines about what happens, on standard error.
@@ -77,7 +81,11 @@ impl Bar {
     /// How far it is, and what more there is to say.
     pub fn set(&mut self, done: u64, note: &str) {
         self.bar.set_position(done);
-        self.bar.set_message(if note.is_empty() { self.what.clone() } else { format!("{}: {note}", self.what) });
+        self.bar.set_message(if note.is_empty() {
+            self.what.clone()
+        } else {
+            format!("{}: {note}", self.what)
+        });
         if self.bar.is_hidden() && self.last_line.is_none_or(|at| at.elapsed() > BETWEEN_LINES) {
             self.last_line = Some(Instant::now());
             let total = self.bar.length().unwrap_or_default();

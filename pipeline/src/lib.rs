@@ -5,8 +5,8 @@
 
 #[cfg(feature = "contract")]
 pub mod contract;
-pub mod delivery;
 pub mod decorators;
+pub mod delivery;
 pub mod domain;
 pub mod follow;
 pub mod generation;
@@ -15,6 +15,7 @@ pub mod lifecycle;
 pub mod message;
 pub mod pipelines;
 pub mod ports;
+pub mod replication;
 pub mod retrieval;
 pub mod secret;
 pub mod stage;

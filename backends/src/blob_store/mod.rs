@@ -1,1 +1,5 @@
-//! blob_store: see `raglan_pipeline::ports`.
+//! Files by key: see [`raglan_pipeline::ports::BlobStore`].
+
+mod local;
+
+pub use local::LocalBlobStore;

@@ -1,1 +1,5 @@
-//! delivery_store: see `raglan_pipeline::ports`.
+//! The record of webhook deliveries: see [`raglan_pipeline::ports::DeliveryStore`].
+
+pub(crate) mod sqlite;
+
+pub use sqlite::SqliteDeliveryStore;

@@ -1,1 +1,5 @@
-//! document_store: see `raglan_pipeline::ports`.
+//! The record of documents: see [`raglan_pipeline::ports::DocumentStore`].
+
+mod sqlite;
+
+pub use sqlite::SqliteDocumentStore;

@@ -1,1 +1,4 @@
-//! embedder: see `raglan_pipeline::ports`.
+//! Embedders: see [`raglan_pipeline::ports::Embedder`].
+
+#[cfg(feature = "candle")]
+pub mod candle;

@@ -6,7 +6,6 @@ mod state;
 mod tests;
 
 use std::{
-    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -130,9 +129,8 @@ impl Reader {
         // A reader that is far behind lets other tasks run now and then.
         tokio::task::coop::consume_budget().await;
         loop {
-            // Registered before looking, so that an event that comes in between wakes this reader.
-            let mut changed = pin!(self.changed.notified());
-            changed.as_mut().enable();
+            // Made before looking: it hears of an event that comes in between (`notify_waiters` reaches what was made before it).
+            let changed = self.changed.notified();
             let (job, cursor) = (self.job, self.cursor);
             match self.shared.with(|state, _| state.step(job, cursor)) {
                 Step::Event(event) => {

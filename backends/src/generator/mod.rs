@@ -1,1 +1,13 @@
-//! generator: see `raglan_pipeline::ports`.
+//! Generators: what writes the answers.
+
+#[cfg(feature = "http")]
+mod breaker;
+mod extractive;
+#[cfg(feature = "http")]
+mod openai;
+mod simulated;
+
+pub use extractive::{ExtractiveGenerator, ExtractiveSettings};
+#[cfg(feature = "http")]
+pub use openai::{MaxTokensField, OpenAiGenerator, OpenAiSettings};
+pub use simulated::{SimulatedGenerator, SimulatedSettings};

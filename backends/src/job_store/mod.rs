@@ -1,1 +1,6 @@
-//! job_store: see `raglan_pipeline::ports`.
+//! The record of jobs: see [`raglan_pipeline::ports::JobStore`].
+
+mod record;
+mod sqlite;
+
+pub use sqlite::SqliteJobStore;

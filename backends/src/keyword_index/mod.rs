@@ -1,1 +1,14 @@
-//! keyword_index: see `raglan_pipeline::ports`.
+//! Keyword indexes: best matches by words (BM25). See [`raglan_pipeline::ports::KeywordIndex`].
+
+#[cfg(feature = "tantivy")]
+mod batch;
+#[cfg(feature = "tantivy")]
+mod checked_directory;
+#[cfg(feature = "tantivy")]
+mod schema;
+#[cfg(feature = "tantivy")]
+mod search;
+#[cfg(feature = "tantivy")]
+mod storage;
+#[cfg(feature = "tantivy")]
+pub mod tantivy;

@@ -1,1 +1,4 @@
-//! reranker: see `raglan_pipeline::ports`.
+//! Re-rankers: see [`raglan_pipeline::ports::Reranker`].
+
+#[cfg(feature = "candle")]
+pub mod candle;

@@ -1,1 +1,12 @@
-//! vector_index: see `raglan_pipeline::ports`.
+//! Vector indexes: nearest neighbours by cosine. See [`raglan_pipeline::ports::VectorIndex`].
+
+#[cfg(feature = "usearch")]
+mod files;
+#[cfg(feature = "usearch")]
+mod graph;
+#[cfg(feature = "usearch")]
+mod shard;
+#[cfg(feature = "usearch")]
+mod table;
+#[cfg(feature = "usearch")]
+pub mod usearch;

@@ -1,1 +1,6 @@
-//! webhook_sender: see `raglan_pipeline::ports`.
+//! Webhook senders.
+
+mod address;
+mod http;
+
+pub use http::{HttpWebhookSender, SenderSettings, SetupError};

@@ -54,7 +54,14 @@ pub struct Follower {
 impl Follower {
     /// Follows a job from its beginning.
     pub fn new(api: &Api, job_id: &str) -> Self {
-        Self { api: api.clone(), job_id: job_id.to_owned(), after: 0, socket: None, ended: false, failures: 0 }
+        Self {
+            api: api.clone(),
+            job_id: job_id.to_owned(),
+            after: 0,
+            socket: None,
+            ended: false,
+            failures: 0,
+        }
     }
 
     /// The next event; none after the last.

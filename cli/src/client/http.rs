@@ -24,7 +24,9 @@ pub struct Connection {
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// Nobody answered.
-    #[error("no answer from {url}: {reason}\nIs the server running? `raglan serve` starts one; --url names another address.")]
+    #[error(
+        "no answer from {url}: {reason}\nIs the server running? `raglan serve` starts one; --url names another address."
+    )]
     Unreachable {
         /// Where.
         url: String,

@@ -79,7 +79,10 @@ pub async fn run(
                 State::Warning => "warning",
                 State::Problem => "PROBLEM",
             };
-            crate::print_line(&format!("{mark}  {part:<16} {}", detail.replace('\n', "\n                          ")))?;
+            crate::print_line(&format!(
+                "{mark}  {part:<16} {}",
+                detail.replace('\n', "\n                          ")
+            ))?;
         }
     }
     Ok(if bad { std::process::ExitCode::from(2) } else { std::process::ExitCode::SUCCESS })
@@ -97,7 +100,11 @@ async fn parts(config: &Config, report: &mut Report) {
     match embedding_model(&config.models).await {
         Ok(Some(folder)) => {
             let known = if ModelSpec::find(folder.name()).is_some() { "known" } else { "given by path" };
-            report.add("models.embedding", State::Ok, format!("{} ({known}), {}", folder.name(), folder.path().display()));
+            report.add(
+                "models.embedding",
+                State::Ok,
+                format!("{} ({known}), {}", folder.name(), folder.path().display()),
+            );
         }
         Ok(None) => report.add("models.embedding", State::Ok, "none: keyword search alone"),
         Err(error) if config.models.embedding.path.is_some() => {
@@ -108,7 +115,9 @@ async fn parts(config: &Config, report: &mut Report) {
     for generator in &config.generators {
         let part = format!("generator {}", generator.name());
         match generator {
-            Generator::Extractive(_) => report.add(&part, State::Ok, "extractive: sentences of the documents"),
+            Generator::Extractive(_) => {
+                report.add(&part, State::Ok, "extractive: sentences of the documents")
+            }
             Generator::Simulated(_) => {
                 report.add(&part, State::Warning, "simulated: it writes no answers, only words at a rate");
             }
@@ -117,7 +126,8 @@ async fn parts(config: &Config, report: &mut Report) {
                 let connection = Connection { url: settings.base_url.clone(), key: settings.api_key.clone() };
                 let answered = match Api::new(connection) {
                     Ok(api) => {
-                        let request = api.request(Method::GET, "/models").timeout(std::time::Duration::from_secs(10));
+                        let request =
+                            api.request(Method::GET, "/models").timeout(std::time::Duration::from_secs(10));
                         request.send().await.map_err(|error| api.unreachable(&error).to_string())
                     }
                     Err(error) => Err(error.to_string()),
@@ -127,7 +137,11 @@ async fn parts(config: &Config, report: &mut Report) {
                         report.add(&part, State::Problem, format!("{} refuses the key", settings.base_url));
                     }
                     Ok(answer) => {
-                        report.add(&part, State::Ok, format!("{} answers ({})", settings.base_url, answer.status()));
+                        report.add(
+                            &part,
+                            State::Ok,
+                            format!("{} answers ({})", settings.base_url, answer.status()),
+                        );
                     }
                     Err(error) => {
                         let first = error.lines().next().unwrap_or_default().to_owned();

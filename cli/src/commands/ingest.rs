@@ -47,7 +47,9 @@ pub async fn run(api: &Api, ingest: Ingest) -> anyhow::Result<()> {
     })
     .await??;
     if files.is_empty() {
-        bail!("there is no file with a known ending under the given paths (txt, md, html, pdf, docx, csv, json, …)");
+        bail!(
+            "there is no file with a known ending under the given paths (txt, md, html, pdf, docx, csv, json, …)"
+        );
     }
     let mut bar = Bar::count("ingesting", files.len() as u64);
     let sender = Sender { api, collection: &ingest.collection, pipeline: &ingest.pipeline };
@@ -64,7 +66,9 @@ pub async fn run(api: &Api, ingest: Ingest) -> anyhow::Result<()> {
 }
 
 async fn follow(api: &Api, ingest: &Ingest) -> anyhow::Result<()> {
-    let [root] = ingest.paths.as_slice() else { bail!("--watch follows one path; start one command for each") };
+    let [root] = ingest.paths.as_slice() else {
+        bail!("--watch follows one path; start one command for each")
+    };
     let cancel = CancellationToken::new();
     let mut sync = Sync::new(api, root, &ingest.collection, &ingest.pipeline, None);
     sync.run().await?;

@@ -54,7 +54,9 @@ pub async fn list(api: &Api, jobs: Jobs) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     for job in page["jobs"].as_array().into_iter().flatten() {
         let progress = match job.get("progress").filter(|progress| progress.is_object()) {
-            Some(progress) => format!("{}/{} {}", progress["done"], progress["total"], string(progress, "unit")),
+            Some(progress) => {
+                format!("{}/{} {}", progress["done"], progress["total"], string(progress, "unit"))
+            }
             None => String::new(),
         };
         let (id, kind, status) = (string(job, "job_id"), string(job, "kind"), string(job, "status"));

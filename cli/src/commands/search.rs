@@ -68,7 +68,8 @@ pub async fn run(api: &Api, search: Search) -> anyhow::Result<()> {
         writeln!(out)?;
     }
     drop(out);
-    let degraded: Vec<&str> = found["degraded"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let degraded: Vec<&str> =
+        found["degraded"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let mut notes = Stderr::new();
     if !degraded.is_empty() {
         notes.line(&format!("degraded: {}", degraded.join(", ")));

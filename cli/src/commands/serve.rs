@@ -93,7 +93,8 @@ pub async fn run(mut config: Config, serve: Serve) -> anyhow::Result<()> {
     beside.spawn(upkeep(recorder, stop_api.clone()));
     for path in serve.docs.clone() {
         let connection = Connection { url: own_url(address)?, key: Some(own_key.clone()) };
-        let memory = config.data_dir.join("sync").join(format!("{}.json", memory_name(&path, &serve.collection)));
+        let memory =
+            config.data_dir.join("sync").join(format!("{}.json", memory_name(&path, &serve.collection)));
         let sync = Sync::new(&Api::new(connection)?, &path, &serve.collection, "default", Some(memory));
         beside.spawn(follow(path, sync, serve.watch, stop_api.clone()));
     }
@@ -127,9 +128,12 @@ fn hint(address: SocketAddr, config: &Config) {
         "  curl -s http://{address}/v1/queries{key} -H 'content-type: application/json' -H 'prefer: wait=30' \
          -d '{{\"query\": \"How long are webhooks retried?\"}}'"
     ));
-    let url = if config.server.listen.port() == 8765 { String::new() } else { format!(" --url http://{address}") };
+    let url =
+        if config.server.listen.port() == 8765 { String::new() } else { format!(" --url http://{address}") };
     out.line(&format!("  raglan ask{url} \"How long are webhooks retried?\""));
-    out.line(&format!("or open http://{address}/ in a browser; the API is described at http://{address}/docs"));
+    out.line(&format!(
+        "or open http://{address}/ in a browser; the API is described at http://{address}/docs"
+    ));
 }
 
 /// Takes in a path, and follows it where that is wanted.
@@ -174,7 +178,8 @@ fn own_key() -> Secret {
 
 fn recorder() -> anyhow::Result<PrometheusHandle> {
     // Seconds; wide enough for a cached search and for a long ingestion.
-    let buckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+    let buckets =
+        [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
     Ok(PrometheusBuilder::new().set_buckets(&buckets)?.install_recorder()?)
 }
 

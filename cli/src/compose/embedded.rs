@@ -83,7 +83,8 @@ impl Embedded {
         let lock = lock(&config.data_dir)?;
         let data = &config.data_dir;
         let database = SqliteDatabase::open(&data.join("raglan.db")).await?;
-        let jobs = Arc::new(SqliteJobStore::new(database.clone(), Duration::from_secs(config.jobs.retention_s)));
+        let jobs =
+            Arc::new(SqliteJobStore::new(database.clone(), Duration::from_secs(config.jobs.retention_s)));
         let documents: Arc<dyn DocumentStore> = Arc::new(SqliteDocumentStore::new(database.clone()));
         let recovered = jobs.recover().await?;
         if recovered > 0 {
@@ -121,16 +122,28 @@ impl Embedded {
                 lifecycle: lifecycle.clone(),
                 stages,
                 delivery: Arc::new(DeliveryStage::new(lifecycle.clone(), sender.clone())),
-                sweeper: Arc::new(Sweeper::new(lifecycle.clone(), documents.clone(), SweeperSettings::default())),
+                sweeper: Arc::new(Sweeper::new(
+                    lifecycle.clone(),
+                    documents.clone(),
+                    SweeperSettings::default(),
+                )),
                 concurrency: concurrency(&config.workers),
-                settings: WorkerSettings { max_attempts: config.jobs.max_attempts, ..WorkerSettings::default() },
+                settings: WorkerSettings {
+                    max_attempts: config.jobs.max_attempts,
+                    ..WorkerSettings::default()
+                },
                 drain: Duration::from_secs(config.shutdown.drain_s),
             },
             &stop_workers,
         );
         let health = ProcessHealth::new(replication.clone(), documents.clone(), models.embedder.clone());
         let router = raglan_api::router(ApiParts {
-            submit: Arc::new(Submit::new(lifecycle.clone(), pipelines.clone(), sender, submit_settings(&config))),
+            submit: Arc::new(Submit::new(
+                lifecycle.clone(),
+                pipelines.clone(),
+                sender,
+                submit_settings(&config),
+            )),
             follow: Follow::new(lifecycle.jobs.clone(), lifecycle.events.clone(), lifecycle.views.clone()),
             lifecycle,
             retriever,
@@ -212,7 +225,8 @@ async fn lifecycle(
     jobs: Arc<SqliteJobStore>,
     database: &SqliteDatabase,
 ) -> anyhow::Result<Lifecycle> {
-    let config::Jobs { max_attempts, lease_s, republish_after_s, passages_ttl_s, events_ttl_s, .. } = config.jobs;
+    let config::Jobs { max_attempts, lease_s, republish_after_s, passages_ttl_s, events_ttl_s, .. } =
+        config.jobs;
     let capacity = usize::try_from(config.limits.waiting_jobs).unwrap_or(usize::MAX);
     Ok(Lifecycle {
         jobs,
@@ -281,7 +295,8 @@ fn stages(
         .map(|settings| Ok((settings.name().to_owned(), generator(settings, models)?)))
         .collect::<anyhow::Result<_>>()?;
     let retrieval = RetrievalStage::new(lifecycle.clone(), retriever.clone(), pipelines.clone());
-    let generation = GenerationStage::new(lifecycle.clone(), retriever.clone(), pipelines.clone(), generators);
+    let generation =
+        GenerationStage::new(lifecycle.clone(), retriever.clone(), pipelines.clone(), generators);
     Ok(BTreeMap::from([
         (Stage::Retrieval, Arc::new(retrieval) as Arc<dyn JobStage>),
         (Stage::Generation, Arc::new(generation)),
@@ -331,11 +346,9 @@ fn submit_settings(config: &Config) -> SubmitSettings {
 fn api_settings(config: &Config, own_keys: Vec<ApiKey>) -> ApiSettings {
     let configured = config.auth.keys.iter().filter_map(|key| match (&key.key, &key.sha256) {
         (Some(plain), _) => Some(ApiKey::from_plain(&key.name, key.tenant.clone(), plain.expose())),
-        (None, Some(sha256)) => Some(ApiKey {
-            name: key.name.clone(),
-            tenant: key.tenant.clone(),
-            sha256: from_hex(sha256)?,
-        }),
+        (None, Some(sha256)) => {
+            Some(ApiKey { name: key.name.clone(), tenant: key.tenant.clone(), sha256: from_hex(sha256)? })
+        }
         (None, None) => None,
     });
     let mut keys: Vec<ApiKey> = configured.collect();

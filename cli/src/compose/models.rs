@@ -106,7 +106,9 @@ impl Models {
             Err(error) if settings.embedding.path.is_some() => return Err(error),
             Err(error) => {
                 warn!("{error:#}");
-                warn!("starting without an embedding model: search is by keywords alone until one can be had and the process is started again");
+                warn!(
+                    "starting without an embedding model: search is by keywords alone until one can be had and the process is started again"
+                );
                 EmbedderSlot::Missing
             }
         };
@@ -124,7 +126,8 @@ fn batches(threads: usize) -> BatchSettings {
 }
 
 async fn load_embedder(folder: ModelFolder, threads: usize) -> anyhow::Result<EmbedderSlot> {
-    let embedder = tokio::task::spawn_blocking(move || CandleEmbedder::load(&folder, &batches(threads))).await??;
+    let embedder =
+        tokio::task::spawn_blocking(move || CandleEmbedder::load(&folder, &batches(threads))).await??;
     let embedder: Arc<dyn raglan_pipeline::ports::Embedder> = Arc::new(embedder);
     let embedder_info = embedder.info();
     info!(model = embedder_info.model, dimension = embedder_info.dimension, "embedding model loaded");

@@ -3,8 +3,8 @@
 use std::{io::Write, path::Path};
 
 use anyhow::Context;
-use rand::RngCore;
 use raglan_pipeline::secret::Secret;
+use rand::RngCore;
 use tracing::info;
 
 /// The configured secrets; where there are none, the one in the data folder, made now if it is not there yet.

@@ -186,11 +186,19 @@ fn build(value: Value, problems: &mut Vec<String>) -> Option<Config> {
     Some(config)
 }
 
-fn section<T: DeserializeOwned>(sections: &mut Map<String, Value>, name: &str, problems: &mut Vec<String>) -> Option<T> {
+fn section<T: DeserializeOwned>(
+    sections: &mut Map<String, Value>,
+    name: &str,
+    problems: &mut Vec<String>,
+) -> Option<T> {
     typed(sections.remove(name).unwrap_or(Value::Null), name, problems)
 }
 
-fn list<T: DeserializeOwned>(sections: &mut Map<String, Value>, name: &str, problems: &mut Vec<String>) -> Vec<T> {
+fn list<T: DeserializeOwned>(
+    sections: &mut Map<String, Value>,
+    name: &str,
+    problems: &mut Vec<String>,
+) -> Vec<T> {
     match sections.remove(name) {
         Some(Value::Array(items)) => (0..)
             .zip(items)
@@ -241,7 +249,11 @@ fn check(config: &Config, problems: &mut Vec<String>) {
     let generators: Vec<&str> = config.generators.iter().map(Generator::name).collect();
     names("generators", generators.iter().copied(), problems);
     names("query_pipelines", config.query_pipelines.iter().map(|pipeline| pipeline.name.as_str()), problems);
-    names("indexing_pipelines", config.indexing_pipelines.iter().map(|pipeline| pipeline.name.as_str()), problems);
+    names(
+        "indexing_pipelines",
+        config.indexing_pipelines.iter().map(|pipeline| pipeline.name.as_str()),
+        problems,
+    );
     for pipeline in &config.query_pipelines {
         let at = format!("query_pipelines.{}", pipeline.name);
         let named = &pipeline.generate.generator;
@@ -258,7 +270,8 @@ fn check(config: &Config, problems: &mut Vec<String>) {
             problems.push(format!("{at}.search.candidates: must be from 1 to 10000"));
         }
         if !(1..=config.limits.top_k).contains(&pipeline.select.top_k) {
-            problems.push(format!("{at}.select.top_k: must be from 1 to limits.top_k ({})", config.limits.top_k));
+            problems
+                .push(format!("{at}.select.top_k: must be from 1 to limits.top_k ({})", config.limits.top_k));
         }
     }
     for (name, value) in [
@@ -291,7 +304,9 @@ fn check(config: &Config, problems: &mut Vec<String>) {
         }
     }
     if config.webhooks.signing_secrets.len() > 2 {
-        problems.push("webhooks.signing_secrets: two at most, the new one and the one that it replaces".to_owned());
+        problems.push(
+            "webhooks.signing_secrets: two at most, the new one and the one that it replaces".to_owned(),
+        );
     }
 }
 
@@ -360,9 +375,17 @@ webhooks: {allowed_ranges: [10.0.0.0/40]}
     fn variables_override_the_file_and_cross_checks_run() {
         let got = problems("server: {listen: 127.0.0.1:1}", &[("RAGLAN__SERVER__LISTEN", "0.0.0.0:80")]);
         assert_eq!(got.len(), 1);
-        assert!(got[0].starts_with("server.listen: 0.0.0.0:80 can be reached from other machines"), "{got:?}");
+        assert!(
+            got[0].starts_with("server.listen: 0.0.0.0:80 can be reached from other machines"),
+            "{got:?}"
+        );
         let got = problems("query_pipelines: [{name: default, generate: {generator: llm}}]", &[]);
-        assert_eq!(got, ["query_pipelines.default.generate.generator: there is no generator \"llm\"; there are: extractive"]);
+        assert_eq!(
+            got,
+            [
+                "query_pipelines.default.generate.generator: there is no generator \"llm\"; there are: extractive"
+            ]
+        );
     }
 
     #[test]

@@ -10,8 +10,8 @@ use ignore::WalkBuilder;
 
 /// Endings that a parser reads; other files are passed over unless they are named themselves.
 const ENDINGS: [&str; 16] = [
-    "txt", "text", "md", "markdown", "html", "htm", "xhtml", "pdf", "docx", "csv", "tsv", "json", "ndjson", "jsonl",
-    "rst", "log",
+    "txt", "text", "md", "markdown", "html", "htm", "xhtml", "pdf", "docx", "csv", "tsv", "json", "ndjson",
+    "jsonl", "rst", "log",
 ];
 
 /// A file to take in.
@@ -64,7 +64,8 @@ pub fn scan(root: &Path, problem: &mut dyn FnMut(String)) -> anyhow::Result<Vec<
 
 fn entry(path: &Path, external_id: String) -> anyhow::Result<FileEntry> {
     let metadata = path.metadata().with_context(|| format!("{} cannot be read", path.display()))?;
-    let modified = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    let modified =
+        metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
     Ok(FileEntry {
         path: path.to_owned(),
         external_id,

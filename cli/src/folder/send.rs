@@ -118,7 +118,13 @@ impl Sender<'_> {
         }
     }
 
-    async fn follow(&self, job: &str, before: u64, outcome: &mut Outcome, bar: &mut Bar) -> anyhow::Result<()> {
+    async fn follow(
+        &self,
+        job: &str,
+        before: u64,
+        outcome: &mut Outcome,
+        bar: &mut Bar,
+    ) -> anyhow::Result<()> {
         outcome.jobs.push(job.to_owned());
         let mut events = Follower::new(self.api, job);
         while let Some(event) = events.next().await? {

@@ -72,11 +72,16 @@ impl Sync {
             })
             .cloned()
             .collect();
-        let gone: Vec<&String> =
-            held.iter().filter(|(id, _)| !files.iter().any(|file| file.external_id == **id)).map(|(_, id)| id).collect();
+        let gone: Vec<&String> = held
+            .iter()
+            .filter(|(id, _)| !files.iter().any(|file| file.external_id == **id))
+            .map(|(_, id)| id)
+            .collect();
         for id in &gone {
             match self.api.delete(&format!("/v1/documents/{id}")).await {
-                Ok(()) | Err(ApiError::Refused { status: 404, .. }) => info!(document_id = %id, "document of a removed file removed"),
+                Ok(()) | Err(ApiError::Refused { status: 404, .. }) => {
+                    info!(document_id = %id, "document of a removed file removed")
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -99,7 +104,11 @@ impl Sync {
 
     /// The documents of this folder that the server has: ids by external id.
     async fn held(&self, files: &[FileEntry]) -> anyhow::Result<HashMap<String, String>> {
-        let name = self.root.canonicalize().ok().and_then(|root| Some(root.file_name()?.to_string_lossy().into_owned()));
+        let name = self
+            .root
+            .canonicalize()
+            .ok()
+            .and_then(|root| Some(root.file_name()?.to_string_lossy().into_owned()));
         let prefix = match name {
             Some(name) if self.root.is_dir() => format!("{name}/"),
             Some(name) => name,
@@ -152,7 +161,16 @@ impl Sync {
 /// An outcome in a line, and a line for each failure.
 pub fn summary(outcome: &Outcome, elapsed: std::time::Duration) -> String {
     use std::fmt::Write;
-    let Outcome { created, updated, unchanged, failed, chunks_embedded, chunks_unchanged, chunks_deleted, .. } = outcome;
+    let Outcome {
+        created,
+        updated,
+        unchanged,
+        failed,
+        chunks_embedded,
+        chunks_unchanged,
+        chunks_deleted,
+        ..
+    } = outcome;
     let mut text = format!(
         "documents: {created} new, {updated} updated, {unchanged} unchanged, {failed} failed; \
          chunks: {chunks_embedded} embedded, {chunks_unchanged} unchanged, {chunks_deleted} removed; {:.1} s",

@@ -25,7 +25,9 @@ pub async fn watch(root: &Path, sync: &mut Sync, cancel: &CancellationToken) -> 
         let _ = sender.try_send(());
     })
     .context("the folder cannot be watched")?;
-    debouncer.watch(root, RecursiveMode::Recursive).with_context(|| format!("{} cannot be watched", root.display()))?;
+    debouncer
+        .watch(root, RecursiveMode::Recursive)
+        .with_context(|| format!("{} cannot be watched", root.display()))?;
     loop {
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),

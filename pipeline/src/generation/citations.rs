@@ -31,6 +31,16 @@ pub fn without_markers(text: &str) -> String {
     cite(text, &[]).answer
 }
 
+/// Whether `text` ends within code, so that a marker after it would not be read as one.
+#[must_use]
+pub fn leaves_code_open(text: &str) -> bool {
+    let mut filter = CitationFilter::new(0);
+    filter.push(text);
+    // A run of backticks ends with what follows it.
+    filter.push(" ");
+    filter.code != Code::Out
+}
+
 /// A marker in the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Mention {
@@ -401,6 +411,16 @@ mod tests {
             "```\nunclosed [1]\n[2]",
         ] {
             assert_eq!(answer(text, 3), (text.to_owned(), vec![]), "{text}");
+        }
+        for (text, open) in [
+            ("a `b` c", false),
+            ("a `b", true),
+            ("```\nb\n```", false),
+            ("```\nb\n", true),
+            ("``b`", true),
+            ("`b\n", false),
+        ] {
+            assert_eq!(leaves_code_open(text), open, "{text}");
         }
         assert_eq!(answer("Use `a[1]` [2].", 3), ("Use `a[1]` [2].".to_owned(), vec![2]));
         assert_eq!(

@@ -125,7 +125,9 @@ impl<'a> Prepare<'a> {
                     failed(&item.external_id, "upload_missing", "the uploaded file is gone".to_owned())
                 })
             }
-            ManifestContent::Refused { code, message } => Err(failed(&item.external_id, code, message.clone())),
+            ManifestContent::Refused { code, message } => {
+                Err(failed(&item.external_id, code, message.clone()))
+            }
         })
     }
 
@@ -151,7 +153,7 @@ impl<'a> Prepare<'a> {
     /// Parses and cuts on a thread of its own. A parser that takes too long is left behind on its thread: there is no safe way to stop it.
     async fn read(&self, file: SourceFile, title: Option<String>) -> Result<Cut, ParseError> {
         let (parser, tokenizer) = (self.parts.parser.clone(), self.tokenizer.clone());
-        let settings = self.pipeline.chunk.clone();
+        let settings = self.pipeline.chunk;
         let work = tokio::task::spawn_blocking(move || {
             let parsed = parser.parse(&file)?;
             let title = title

@@ -77,8 +77,11 @@ impl IngestionStage {
         let bytes = self.parts.lifecycle.blobs.get(&spec.manifest).await?.ok_or_else(|| {
             StageError::Permanent(JobError::permanent("manifest_missing", "the uploaded documents are gone"))
         })?;
-        let items: Result<Vec<ManifestItem>, _> = serde_json::Deserializer::from_slice(&bytes).into_iter().collect();
-        items.map_err(|error| StageError::Permanent(JobError::permanent("manifest_corrupt", error.to_string())))
+        let items: Result<Vec<ManifestItem>, _> =
+            serde_json::Deserializer::from_slice(&bytes).into_iter().collect();
+        items.map_err(|error| {
+            StageError::Permanent(JobError::permanent("manifest_corrupt", error.to_string()))
+        })
     }
 }
 
@@ -86,7 +89,10 @@ impl IngestionStage {
 impl JobStage for IngestionStage {
     async fn run(&self, job: &Job, context: &StageContext) -> Result<Outcome, StageError> {
         let JobSpec::Ingestion(spec) = &job.spec else {
-            return Err(StageError::Permanent(JobError::permanent("wrong_stage", "the job is not an ingestion")));
+            return Err(StageError::Permanent(JobError::permanent(
+                "wrong_stage",
+                "the job is not an ingestion",
+            )));
         };
         let begun = Instant::now();
         let pipeline = self.pipeline(spec)?;
@@ -138,8 +144,13 @@ impl IngestionStage {
                 Prepared::Unchanged(document) => tally.unchanged(&document).await,
                 Prepared::Ready(document) => {
                     // Two versions of one document in one batch would each be compared with the same live version.
-                    let again = batch.iter().any(|other: &super::prepare::Ready| other.document.id == document.document.id);
-                    if again || chunks + document.chunks.len() > BATCH_CHUNKS || batch.len() == BATCH_DOCUMENTS {
+                    let again = batch
+                        .iter()
+                        .any(|other: &super::prepare::Ready| other.document.id == document.document.id);
+                    if again
+                        || chunks + document.chunks.len() > BATCH_CHUNKS
+                        || batch.len() == BATCH_DOCUMENTS
+                    {
                         writer.write(std::mem::take(&mut batch), context, tally).await?;
                         chunks = 0;
                     }

@@ -9,7 +9,8 @@ use serde_json::json;
 
 use crate::{
     domain::{
-        ChunkCounts, Document, DocumentCounts, DocumentFailure, EventType, IngestionResult, Job, JobStatus, Progress,
+        ChunkCounts, Document, DocumentCounts, DocumentFailure, EventType, IngestionResult, Job, JobStatus,
+        Progress,
     },
     lifecycle::Lifecycle,
     stage::{Report, StageContext},
@@ -41,7 +42,12 @@ pub(super) struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    pub(super) fn new(lifecycle: Arc<Lifecycle>, job: &'a Job, context: &'a StageContext, total: usize) -> Self {
+    pub(super) fn new(
+        lifecycle: Arc<Lifecycle>,
+        job: &'a Job,
+        context: &'a StageContext,
+        total: usize,
+    ) -> Self {
         Self {
             lifecycle,
             job,

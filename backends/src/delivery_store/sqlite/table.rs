@@ -1,0 +1,118 @@
+//! The SQL of the table `deliveries`.
+
+use raglan_pipeline::{
+    domain::{Delivery, DeliveryId, JobId, Timestamp},
+    ports::PortResult,
+};
+use sqlx::{SqliteConnection, SqliteExecutor, sqlite::SqliteRow};
+
+use crate::database::{
+    SqlxResultExt as _,
+    codec::{RowExt as _, json, limit, name},
+};
+
+/// Writes a delivery that is not there yet.
+pub(crate) async fn insert(connection: &mut SqliteConnection, delivery: &Delivery) -> PortResult<()> {
+    sqlx::query(
+        "INSERT INTO deliveries (id, job_id, tenant, url, event, status, attempts, next_at, created_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(delivery.id.0.as_bytes().as_slice())
+    .bind(delivery.job_id.0.as_bytes().as_slice())
+    .bind(delivery.tenant.as_str())
+    .bind(delivery.url.as_str())
+    .bind(delivery.event.as_str())
+    .bind(name(&delivery.status)?)
+    .bind(json(&delivery.attempts)?)
+    .bind(delivery.next_at.map(|at| at.timestamp_millis()))
+    .bind(delivery.created_at.timestamp_millis())
+    .execute(connection)
+    .await
+    .map(drop)
+    .port()
+}
+
+/// Writes back all of a delivery that ever changes.
+pub(super) async fn update(connection: &mut SqliteConnection, delivery: &Delivery) -> PortResult<()> {
+    sqlx::query("UPDATE deliveries SET status = ?, attempts = ?, next_at = ? WHERE id = ?")
+        .bind(name(&delivery.status)?)
+        .bind(json(&delivery.attempts)?)
+        .bind(delivery.next_at.map(|at| at.timestamp_millis()))
+        .bind(delivery.id.0.as_bytes().as_slice())
+        .execute(connection)
+        .await
+        .map(drop)
+        .port()
+}
+
+/// A delivery, or none.
+pub(super) async fn select(
+    executor: impl SqliteExecutor<'_>,
+    id: DeliveryId,
+) -> PortResult<Option<Delivery>> {
+    sqlx::query("SELECT * FROM deliveries WHERE id = ?")
+        .bind(id.0.as_bytes().as_slice())
+        .fetch_optional(executor)
+        .await
+        .port()?
+        .as_ref()
+        .map(delivery)
+        .transpose()
+}
+
+/// A job's deliveries, oldest first.
+pub(super) async fn of_job(executor: impl SqliteExecutor<'_>, job: JobId) -> PortResult<Vec<Delivery>> {
+    let rows = sqlx::query("SELECT * FROM deliveries WHERE job_id = ? ORDER BY created_at, id")
+        .bind(job.0.as_bytes().as_slice())
+        .fetch_all(executor)
+        .await
+        .port()?;
+    rows.iter().map(delivery).collect()
+}
+
+/// Pending deliveries that are due, oldest first; each is due again at `leased_until`. As they are after that.
+pub(super) async fn lease_due(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    leased_until: Timestamp,
+    most: usize,
+) -> PortResult<Vec<Delivery>> {
+    let rows = sqlx::query(
+        "SELECT * FROM deliveries WHERE next_at IS NOT NULL AND next_at <= ? ORDER BY next_at, id LIMIT ?",
+    )
+    .bind(now.timestamp_millis())
+    .bind(limit(most))
+    .fetch_all(&mut *connection)
+    .await
+    .port()?;
+    let mut leased = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let delivery = Delivery { next_at: Some(leased_until), ..delivery(row)? };
+        update(connection, &delivery).await?;
+        leased.push(delivery);
+    }
+    Ok(leased)
+}
+
+/// When the first pending delivery is due.
+pub(super) async fn next_due(executor: impl SqliteExecutor<'_>) -> PortResult<Option<Timestamp>> {
+    sqlx::query("SELECT min(next_at) AS next_at FROM deliveries WHERE next_at IS NOT NULL")
+        .fetch_one(executor)
+        .await
+        .port()?
+        .optional_time("next_at")
+}
+
+fn delivery(row: &SqliteRow) -> PortResult<Delivery> {
+    Ok(Delivery {
+        id: DeliveryId(row.uuid("id")?),
+        job_id: JobId(row.uuid("job_id")?),
+        tenant: row.parsed("tenant")?,
+        url: row.parsed("url")?,
+        event: row.name("event")?,
+        status: row.name("status")?,
+        attempts: row.json("attempts")?,
+        next_at: row.optional_time("next_at")?,
+        created_at: row.time("created_at")?,
+    })
+}

@@ -1,0 +1,415 @@
+//! The SQL of the tables `documents`, `versions` and `texts`.
+
+use raglan_pipeline::{
+    domain::{Collection, Document, DocumentId, StagedDocument, Tenant, Timestamp},
+    ports::{DocumentFilter, PortResult},
+};
+use sqlx::{QueryBuilder, SqliteConnection, SqliteExecutor, sqlite::SqliteRow};
+use uuid::Uuid;
+
+use crate::database::{
+    SqlxResultExt as _,
+    codec::{RowExt as _, int, json, limit},
+};
+
+/// A document and one of its versions, as [`Document`] wants them. `created_at` and `updated_at` of a document that was
+/// never published are those of the staging.
+const DOCUMENT: &str = "SELECT d.id, d.tenant, d.collection, d.external_id, v.title, v.uri, v.media_type, v.metadata, \
+     v.fingerprint, v.version, v.chunks, v.bytes, coalesce(d.created_at, v.staged_at) AS created_at, \
+     coalesce(d.updated_at, v.staged_at) AS updated_at FROM documents d JOIN versions v ON v.document = d.key";
+
+/// A document's identity and where its versions stand.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    /// Its id.
+    pub id: DocumentId,
+    /// Its key for other tables.
+    pub key: i64,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// Where it lies.
+    pub collection: Collection,
+    /// The client's id.
+    pub external_id: String,
+    /// The live version, where there is one.
+    pub live_version: Option<u64>,
+    /// The last version that was staged, 0 before the first.
+    pub last_version: u64,
+}
+
+/// What [`super::publish`] needs of a version.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Version {
+    /// The version that was live when this one was staged.
+    pub base_version: Option<u64>,
+    /// The log's position when it was staged.
+    pub position: u64,
+    /// What the indexes keep of the document beside its chunks: title, uri, metadata.
+    pub attributes: (String, Option<String>, String),
+}
+
+/// Finds a document by its id.
+pub(super) async fn identity(
+    connection: &mut SqliteConnection,
+    id: DocumentId,
+) -> PortResult<Option<Identity>> {
+    let row = sqlx::query(
+        "SELECT key, tenant, collection, external_id, live_version, last_version FROM documents WHERE id = ?",
+    )
+    .bind(id.0.as_bytes().as_slice())
+    .fetch_optional(connection)
+    .await
+    .port()?;
+    row.map(|row| {
+        Ok(Identity {
+            id,
+            key: row.column("key")?,
+            tenant: row.parsed("tenant")?,
+            collection: row.parsed("collection")?,
+            external_id: row.column("external_id")?,
+            live_version: optional_version(&row, "live_version")?,
+            last_version: row.number("last_version")?,
+        })
+    })
+    .transpose()
+}
+
+/// Makes a document with this identity. A `Conflict` where its external id belongs to another.
+pub(super) async fn insert(
+    connection: &mut SqliteConnection,
+    id: DocumentId,
+    (tenant, collection, external_id): (&Tenant, &Collection, &str),
+    now: Timestamp,
+) -> PortResult<()> {
+    sqlx::query(
+        "INSERT INTO documents (id, tenant, collection, external_id, resolved_at) VALUES (?, ?, ?, ?, ?)",
+    )
+    .bind(id.0.as_bytes().as_slice())
+    .bind(tenant.as_str())
+    .bind(collection.as_str())
+    .bind(external_id)
+    .bind(now.timestamp_millis())
+    .execute(connection)
+    .await
+    .map(drop)
+    .port()
+}
+
+/// Finds a document's id by its external id.
+pub(super) async fn find(
+    executor: impl SqliteExecutor<'_>,
+    tenant: &Tenant,
+    collection: &Collection,
+    external_id: &str,
+) -> PortResult<Option<DocumentId>> {
+    sqlx::query("SELECT id FROM documents WHERE tenant = ? AND collection = ? AND external_id = ?")
+        .bind(tenant.as_str())
+        .bind(collection.as_str())
+        .bind(external_id)
+        .fetch_optional(executor)
+        .await
+        .port()?
+        .map(|row| row.uuid("id").map(DocumentId))
+        .transpose()
+}
+
+/// Writes a version of a document with its text, and counts it as the last. Its position is set at the end of the staging.
+pub(super) async fn insert_version(
+    connection: &mut SqliteConnection,
+    identity: &Identity,
+    version: u64,
+    staged: &StagedDocument,
+    now: Timestamp,
+) -> PortResult<()> {
+    let document = &staged.document;
+    sqlx::query(
+        "INSERT INTO versions (document, version, base_version, position, chunks, bytes, staged_at, fingerprint, \
+         media_type, title, uri, metadata) VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(identity.key)
+    .bind(int(version)?)
+    .bind(identity.live_version.map(int).transpose()?)
+    .bind(limit(staged.new_chunks.len() + staged.kept_chunks.len()))
+    .bind(int(document.bytes)?)
+    .bind(now.timestamp_millis())
+    .bind(document.fingerprint.as_str())
+    .bind(document.media_type.as_str())
+    .bind(document.title.as_str())
+    .bind(document.uri.as_deref())
+    .bind(json(&document.metadata)?)
+    .execute(&mut *connection)
+    .await
+    .port()?;
+    sqlx::query("INSERT INTO texts (document, version, text) VALUES (?, ?, ?)")
+        .bind(identity.key)
+        .bind(int(version)?)
+        .bind(staged.text.as_str())
+        .execute(&mut *connection)
+        .await
+        .port()?;
+    sqlx::query("UPDATE documents SET last_version = ? WHERE key = ?")
+        .bind(int(version)?)
+        .bind(identity.key)
+        .execute(connection)
+        .await
+        .map(drop)
+        .port()
+}
+
+/// Notes the log's position after a version was staged.
+pub(super) async fn set_position(
+    connection: &mut SqliteConnection,
+    key: i64,
+    version: u64,
+    position: u64,
+) -> PortResult<()> {
+    sqlx::query("UPDATE versions SET position = ? WHERE document = ? AND version = ?")
+        .bind(int(position)?)
+        .bind(key)
+        .bind(int(version)?)
+        .execute(connection)
+        .await
+        .map(drop)
+        .port()
+}
+
+/// A version, or none.
+pub(super) async fn version(
+    connection: &mut SqliteConnection,
+    key: i64,
+    version: u64,
+) -> PortResult<Option<Version>> {
+    let row = sqlx::query(
+        "SELECT base_version, position, title, uri, metadata FROM versions WHERE document = ? AND version = ?",
+    )
+    .bind(key)
+    .bind(int(version)?)
+    .fetch_optional(connection)
+    .await
+    .port()?;
+    row.map(|row| {
+        Ok(Version {
+            base_version: optional_version(&row, "base_version")?,
+            position: row.number("position")?,
+            attributes: (row.column("title")?, row.column("uri")?, row.column("metadata")?),
+        })
+    })
+    .transpose()
+}
+
+/// Makes a version the live one.
+pub(super) async fn set_live(
+    connection: &mut SqliteConnection,
+    key: i64,
+    version: u64,
+    now: Timestamp,
+) -> PortResult<()> {
+    sqlx::query(
+        "UPDATE documents SET live_version = ?1, created_at = coalesce(created_at, ?2), updated_at = ?2 WHERE key = ?3",
+    )
+    .bind(int(version)?)
+    .bind(now.timestamp_millis())
+    .bind(key)
+    .execute(connection)
+    .await
+    .map(drop)
+    .port()
+}
+
+/// Removes the versions of a document before one.
+pub(super) async fn delete_versions_before(
+    connection: &mut SqliteConnection,
+    key: i64,
+    version: u64,
+) -> PortResult<()> {
+    sqlx::query("DELETE FROM versions WHERE document = ? AND version < ?")
+        .bind(key)
+        .bind(int(version)?)
+        .execute(connection)
+        .await
+        .map(drop)
+        .port()
+}
+
+/// Removes a document with everything of it.
+pub(super) async fn delete(connection: &mut SqliteConnection, key: i64) -> PortResult<()> {
+    sqlx::query("DELETE FROM documents WHERE key = ?").bind(key).execute(connection).await.map(drop).port()
+}
+
+/// Removes all documents of a collection, also those that were never published. The ids of those whose chunks the log
+/// may have told of.
+pub(super) async fn delete_all(
+    connection: &mut SqliteConnection,
+    tenant: &Tenant,
+    collection: &Collection,
+) -> PortResult<Vec<DocumentId>> {
+    let rows = sqlx::query(
+        "DELETE FROM documents WHERE tenant = ? AND collection = ? RETURNING id, last_version > 0 AS staged",
+    )
+    .bind(tenant.as_str())
+    .bind(collection.as_str())
+    .fetch_all(connection)
+    .await
+    .port()?;
+    let mut ids = Vec::with_capacity(rows.len());
+    for row in &rows {
+        if row.column::<bool>("staged")? {
+            ids.push(DocumentId(row.uuid("id")?));
+        }
+    }
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// Staged versions that were never published and are older than a time: their documents' keys and ids, and their numbers.
+pub(super) async fn stale_versions(
+    connection: &mut SqliteConnection,
+    before: Timestamp,
+) -> PortResult<Vec<(i64, DocumentId, u64)>> {
+    let rows = sqlx::query(
+        "SELECT v.document, v.version, d.id FROM versions v JOIN documents d ON d.key = v.document \
+         WHERE v.staged_at <= ? AND d.live_version IS NOT v.version",
+    )
+    .bind(before.timestamp_millis())
+    .fetch_all(connection)
+    .await
+    .port()?;
+    rows.iter()
+        .map(|row| Ok((row.column("document")?, DocumentId(row.uuid("id")?), row.number("version")?)))
+        .collect()
+}
+
+/// Removes one version.
+pub(super) async fn delete_version(
+    connection: &mut SqliteConnection,
+    key: i64,
+    version: u64,
+) -> PortResult<()> {
+    sqlx::query("DELETE FROM versions WHERE document = ? AND version = ?")
+        .bind(key)
+        .bind(int(version)?)
+        .execute(connection)
+        .await
+        .map(drop)
+        .port()
+}
+
+/// Removes documents that were resolved before a time and have no version at all.
+pub(super) async fn delete_empty(connection: &mut SqliteConnection, before: Timestamp) -> PortResult<()> {
+    sqlx::query(
+        "DELETE FROM documents WHERE live_version IS NULL AND resolved_at <= ? \
+         AND NOT EXISTS (SELECT 1 FROM versions v WHERE v.document = documents.key)",
+    )
+    .bind(before.timestamp_millis())
+    .execute(connection)
+    .await
+    .map(drop)
+    .port()
+}
+
+/// A live document, or none.
+pub(super) async fn live(
+    executor: impl SqliteExecutor<'_>,
+    tenant: &Tenant,
+    id: DocumentId,
+) -> PortResult<Option<Document>> {
+    QueryBuilder::new(DOCUMENT)
+        .push(" AND v.version = d.live_version WHERE d.id = ")
+        .push_bind(id.0.as_bytes().as_slice())
+        .push(" AND d.tenant = ")
+        .push_bind(tenant.as_str())
+        .build()
+        .fetch_optional(executor)
+        .await
+        .port()?
+        .as_ref()
+        .map(document)
+        .transpose()
+}
+
+/// The document as an index should hold it for chunks that `version` wrote: as that version says while it is staged, else as
+/// the live one does, else as the newest that is left.
+pub(super) async fn for_index(
+    connection: &mut SqliteConnection,
+    id: DocumentId,
+    version: Option<u64>,
+) -> PortResult<Option<Document>> {
+    QueryBuilder::new(DOCUMENT)
+        .push(" WHERE d.id = ")
+        .push_bind(id.0.as_bytes().as_slice())
+        .push(" ORDER BY v.version = ")
+        .push_bind(version.map(int).transpose()?)
+        .push(" DESC, v.version IS d.live_version DESC, v.version DESC LIMIT 1")
+        .build()
+        .fetch_optional(connection)
+        .await
+        .port()?
+        .as_ref()
+        .map(document)
+        .transpose()
+}
+
+/// The text of a live document, or none.
+pub(super) async fn live_text(
+    executor: impl SqliteExecutor<'_>,
+    tenant: &Tenant,
+    id: DocumentId,
+) -> PortResult<Option<String>> {
+    sqlx::query_scalar(
+        "SELECT t.text FROM documents d JOIN texts t ON t.document = d.key AND t.version = d.live_version \
+         WHERE d.id = ? AND d.tenant = ?",
+    )
+    .bind(id.0.as_bytes().as_slice())
+    .bind(tenant.as_str())
+    .fetch_optional(executor)
+    .await
+    .port()
+}
+
+/// The next `most` live documents by id, before the filter by metadata.
+pub(super) async fn page(
+    connection: &mut SqliteConnection,
+    tenant: &Tenant,
+    filter: &DocumentFilter,
+    after: Uuid,
+    most: usize,
+) -> PortResult<Vec<Document>> {
+    let mut query = QueryBuilder::new(DOCUMENT);
+    query.push(" AND v.version = d.live_version WHERE d.live_version IS NOT NULL AND d.tenant = ");
+    query.push_bind(tenant.as_str());
+    if let Some(collection) = &filter.collection {
+        query.push(" AND d.collection = ").push_bind(collection.as_str());
+    }
+    if let Some(prefix) = &filter.external_id_prefix {
+        query.push(" AND substr(d.external_id, 1, ").push_bind(limit(prefix.chars().count()));
+        query.push(") = ").push_bind(prefix.as_str());
+    }
+    query.push(" AND d.id > ").push_bind(after.as_bytes().as_slice());
+    query.push(" ORDER BY d.id LIMIT ").push_bind(limit(most));
+    let rows = query.build().fetch_all(connection).await.port()?;
+    rows.iter().map(document).collect()
+}
+
+fn document(row: &SqliteRow) -> PortResult<Document> {
+    Ok(Document {
+        id: DocumentId(row.uuid("id")?),
+        tenant: row.parsed("tenant")?,
+        collection: row.parsed("collection")?,
+        external_id: row.column("external_id")?,
+        title: row.column("title")?,
+        uri: row.column("uri")?,
+        media_type: row.column("media_type")?,
+        metadata: row.json("metadata")?,
+        fingerprint: row.column("fingerprint")?,
+        version: row.number("version")?,
+        chunks: row.number("chunks")?,
+        bytes: row.number("bytes")?,
+        created_at: row.time("created_at")?,
+        updated_at: row.time("updated_at")?,
+    })
+}
+
+fn optional_version(row: &SqliteRow, column: &'static str) -> PortResult<Option<u64>> {
+    let version: Option<i64> = row.column(column)?;
+    version.map(|_| row.number(column)).transpose()
+}

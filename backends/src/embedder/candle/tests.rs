@@ -1,0 +1,146 @@
+use raglan_pipeline::contract;
+use serde_json::json;
+
+use super::*;
+use crate::models::{self, ModelSource, ModelSpec, NoProgress, tiny};
+
+fn load(files: &[(&str, serde_json::Value)]) -> Result<CandleEmbedder, LoadError> {
+    let folder = tempfile::tempdir().unwrap();
+    CandleEmbedder::load(&tiny::embedder(folder.path(), files), &tiny::settings())
+}
+
+async fn embed(embedder: &CandleEmbedder, texts: &[&str]) -> Vec<Embedding> {
+    let texts = texts.iter().map(|text| (*text).to_owned()).collect();
+    embedder.embed(texts, EmbedPurpose::Passage).await.unwrap()
+}
+
+fn cosine(a: &Embedding, b: &Embedding) -> f32 {
+    a.vector.iter().zip(&b.vector).map(|(a, b)| a * b).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tiny_model_keeps_the_contract() {
+    contract::models::embedder::run_all(Arc::new(load(&[]).unwrap())).await;
+}
+
+#[tokio::test]
+async fn the_folder_decides_pooling_length_and_prefixes_and_the_name_tells() {
+    let plain = load(&[]).unwrap();
+    assert_eq!((plain.info().dimension, plain.info().max_tokens), (32, 48));
+    assert!(plain.info().model.ends_with("-mean-48"), "{}", plain.info().model);
+
+    let first_token = json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false});
+    let cls = load(&[("1_Pooling/config.json", first_token)]).unwrap();
+    assert!(cls.info().model.ends_with("-cls-48"), "{}", cls.info().model);
+    let texts = ["password"];
+    assert!(cosine(&embed(&plain, &texts).await[0], &embed(&cls, &texts).await[0]) < 0.99);
+
+    let short = load(&[("sentence_bert_config.json", json!({"max_seq_length": 6}))]).unwrap();
+    assert_eq!(short.info().max_tokens, 6);
+    let cut = &embed(&short, &["a b c d e"]).await[0];
+    assert_eq!((cut.tokens, cut.truncated), (6, true));
+    let whole = &embed(&short, &["a b c d"]).await[0];
+    assert_eq!((whole.tokens, whole.truncated), (6, false));
+    assert!(cosine(cut, whole) > 0.999);
+
+    let prompts = json!({"prompts": {"query": "question ", "passage": ""}});
+    let prefixed = load(&[("config_sentence_transformers.json", prompts)]).unwrap();
+    assert_ne!(prefixed.info().model.len(), plain.info().model.len());
+    let asked = prefixed.embed(vec!["harvest".to_owned()], EmbedPurpose::Query).await.unwrap();
+    let spelt_out = &embed(&plain, &["question harvest"]).await[0];
+    assert!(cosine(&asked[0], spelt_out) > 0.999);
+    assert!(cosine(&embed(&prefixed, &["harvest"]).await[0], &embed(&plain, &["harvest"]).await[0]) > 0.999);
+}
+
+#[tokio::test]
+async fn the_file_s_own_truncation_and_padding_are_undone() {
+    let embedder = load(&[]).unwrap();
+    // The file says: cut at 8, pad to 16.
+    let read: Vec<usize> = embed(&embedder, &["a", "a b c d e f g h i j k l m n o p q r s t"])
+        .await
+        .iter()
+        .map(|e| e.tokens)
+        .collect();
+    assert_eq!(read, [3, 22]);
+    assert_eq!(embedder.tokenizer().tokens("a b c d e f g h i j").len(), 10);
+}
+
+#[test]
+fn tokens_are_byte_ranges_of_the_text_as_it_was_given() {
+    let embedder = load(&[]).unwrap();
+    let tokenizer = embedder.tokenizer();
+    let text = "Über  PASSWORD—東京!";
+    let tokens: Vec<&str> = tokenizer.tokens(text).into_iter().map(|range| &text[range]).collect();
+    assert_eq!(tokens, ["Ü", "b", "e", "r", "PASSWORD", "—", "東", "京", "!"]);
+}
+
+#[test]
+fn models_that_cannot_be_run_are_refused_with_the_reason() {
+    let refused = |name: &str, value: serde_json::Value| match load(&[(name, value)]) {
+        Ok(_) => panic!("{name} was accepted"),
+        Err(error) => error.to_string(),
+    };
+    let max = refused("1_Pooling/config.json", json!({"pooling_mode_max_tokens": true}));
+    assert!(max.contains("max_tokens"), "{max}");
+    let short = refused("sentence_bert_config.json", json!({"max_seq_length": 2}));
+    assert!(short.contains("2 tokens"), "{short}");
+    let torn = refused("1_Pooling/config.json", json!(["not", "an", "object"]));
+    assert!(torn.contains("config.json"), "{torn}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny::embedder(folder.path(), &[]);
+    let config = folder.path().join(models::CONFIG);
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("\"bert\"", "\"distilbert\"")).unwrap();
+    let other = CandleEmbedder::load(&model, &tiny::settings()).err().unwrap().to_string();
+    assert!(other.contains("distilbert"), "{other}");
+}
+
+/// The published model, where this machine can have it.
+async fn published() -> Option<CandleEmbedder> {
+    let cache = models::default_cache_dir(std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME"))?;
+    let spec = ModelSpec::all_minilm_l6_v2();
+    match models::fetch(&spec, &ModelSource::Automatic, &cache, &NoProgress, false).await {
+        Ok(folder) => {
+            let load = move || CandleEmbedder::load(&folder, &BatchSettings::default()).unwrap();
+            Some(tokio::task::spawn_blocking(load).await.unwrap())
+        }
+        Err(error) => {
+            println!("skipped: {error}");
+            None
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_published_model_gives_the_published_vectors() {
+    let Some(embedder) = published().await else { return };
+    let info = embedder.info();
+    assert_eq!(info.model, "all-MiniLM-L6-v2@53aa51172d14-mean-256");
+    assert_eq!((info.dimension, info.max_tokens), (384, 256));
+
+    // Computed from the same weights in double precision by a program that shares no code with this one.
+    let golden = [0.067657, 0.063496, 0.048713, 0.079305, 0.037448, 0.002653, 0.039375, -0.007098];
+    let pair = embed(&embedder, &["This is an example sentence", "Each sentence is converted"]).await;
+    assert_eq!((pair[0].tokens, pair[0].truncated), (7, false));
+    for (index, expected) in golden.iter().enumerate() {
+        let found = pair[0].vector[index];
+        assert!((found - expected).abs() < 1e-4, "value {index} is {found}, not {expected}");
+    }
+    let related = [
+        "How do I reset my password?",
+        "To change your password, open the account settings.",
+        "The harvest of grapes begins in late September.",
+    ];
+    let related = embed(&embedder, &related).await;
+    let likenesses = [
+        (&pair[0], &pair[1], 0.404_559),
+        (&related[0], &related[1], 0.697_426),
+        (&related[0], &related[2], 0.026_983),
+    ];
+    for (a, b, expected) in likenesses {
+        let found = cosine(a, b);
+        assert!((found - expected).abs() < 1e-4, "the cosine is {found}, not {expected}");
+    }
+    contract::models::embedder::run_all(Arc::new(embedder)).await;
+}

@@ -1,0 +1,394 @@
+//! Any server that speaks OpenAI's chat completions: vLLM, TGI, a hosted API.
+
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use eventsource_stream::{Event, EventStreamError, Eventsource};
+use futures::{Stream, StreamExt, stream::BoxStream};
+use raglan_pipeline::{
+    domain::{FinishReason, Usage},
+    generation::prompt::says_not_found,
+    ports::{Generated, GenerationRequest, Generator, ModelError},
+    secret::Secret,
+};
+use rand::Rng;
+use reqwest::{
+    Client, Response, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE},
+    redirect::Policy,
+};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use self::wire::{ChatRequest, Said, classify, piece};
+use super::breaker::{Breaker, Pass};
+use crate::http_client::{USER_AGENT, describe, retry_after};
+
+/// The most that is read of an error's body.
+const LONGEST_ERROR: usize = 64 * 1024;
+/// The most that is read of one answer, its JSON included.
+const LONGEST_STREAM: usize = 16 * 1024 * 1024;
+/// How long the token counts are waited for once the text is complete.
+const USAGE_WAIT: Duration = Duration::from_secs(2);
+
+/// How a server wants to be told the most tokens of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MaxTokensField {
+    /// `max_tokens`, which nearly all know.
+    #[default]
+    MaxTokens,
+    /// `max_completion_tokens`, which OpenAI's reasoning models insist on.
+    MaxCompletionTokens,
+}
+
+/// Which server to ask, and how patiently.
+#[derive(Debug, Clone)]
+pub struct OpenAiSettings {
+    /// The address up to and including the version, for example `https://api.example.com/v1`.
+    pub base_url: Url,
+    /// The model to ask for.
+    pub model: String,
+    /// The key, where the server wants one.
+    pub api_key: Option<Secret>,
+    /// How to say how long the answer may be.
+    pub max_tokens_field: MaxTokensField,
+    /// The most tokens a prompt may have: the model's window less the longest answer. None for no limit.
+    pub context_tokens: Option<usize>,
+    /// How long a connection may take.
+    pub connect_timeout: Duration,
+    /// How long the first piece of text may take, from the request on.
+    pub first_token_timeout: Duration,
+    /// How long each further piece may take.
+    pub idle_timeout: Duration,
+    /// How often a request is tried again before its first piece of text. After it, never: that is for the caller to decide.
+    pub max_retries: u32,
+    /// The back-off before try `n` is a random time up to this times 2ⁿ ("full jitter").
+    pub backoff: Duration,
+    /// No wait is longer. A server that asks for more is not waited for: the caller is told.
+    pub max_backoff: Duration,
+    /// After so many failed requests in a row the server is left alone…
+    pub breaker_failures: u32,
+    /// …for this long.
+    pub breaker_pause: Duration,
+}
+
+impl OpenAiSettings {
+    /// The usual patience with this server and model.
+    #[must_use]
+    pub fn new(base_url: Url, model: impl Into<String>) -> Self {
+        Self {
+            base_url,
+            model: model.into(),
+            api_key: None,
+            max_tokens_field: MaxTokensField::default(),
+            context_tokens: Some(6_000),
+            connect_timeout: Duration::from_secs(5),
+            first_token_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(30),
+            max_retries: 2,
+            backoff: Duration::from_millis(250),
+            max_backoff: Duration::from_secs(5),
+            breaker_failures: 5,
+            breaker_pause: Duration::from_secs(15),
+        }
+    }
+}
+
+/// Asks an OpenAI-compatible server and passes its stream on.
+pub struct OpenAiGenerator {
+    client: Client,
+    endpoint: Url,
+    settings: OpenAiSettings,
+    breaker: Arc<Breaker>,
+}
+
+impl fmt::Debug for OpenAiGenerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenAiGenerator").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl OpenAiGenerator {
+    /// Checks the settings and builds the client. Nothing is sent.
+    ///
+    /// # Errors
+    /// [`ModelError::Permanent`] with what is wrong with the settings.
+    pub fn new(settings: OpenAiSettings) -> Result<Self, ModelError> {
+        let wrong = |what: &str| Err(ModelError::Permanent(format!("the model server's base_url {what}")));
+        let base = &settings.base_url;
+        if !matches!(base.scheme(), "http" | "https") {
+            return wrong("is neither http nor https");
+        }
+        if !base.username().is_empty() || base.password().is_some() {
+            return wrong("holds a user name or password; a key belongs into api_key");
+        }
+        let mut endpoint = base.clone();
+        match endpoint.path_segments_mut() {
+            Ok(mut path) => drop(path.pop_if_empty().extend(["chat", "completions"])),
+            Err(()) => return wrong("cannot have a path"),
+        }
+        let client = Client::builder()
+            .user_agent(USER_AGENT)
+            .redirect(Policy::none())
+            .connect_timeout(settings.connect_timeout)
+            .build()
+            .map_err(|error| {
+                ModelError::Permanent(format!(
+                    "the HTTP client for the model server could not be built: {}",
+                    describe(error)
+                ))
+            })?;
+        let breaker = Arc::new(Breaker::new(settings.breaker_failures, settings.breaker_pause));
+        Ok(Self { client, endpoint, settings, breaker })
+    }
+
+    /// Sends the request until its first piece of text is there (or its end, where there is none), again and again while that may help.
+    async fn open(&self, request: &GenerationRequest) -> Result<(Reader, Option<String>), ModelError> {
+        let body = serde_json::to_vec(&ChatRequest::new(
+            &self.settings.model,
+            request,
+            self.settings.max_tokens_field,
+        ))
+        .map_err(|error| ModelError::Permanent(format!("the request cannot be written as JSON: {error}")))?;
+        let body = Bytes::from(body);
+        let patience = self.settings.first_token_timeout;
+        let mut tries = 0;
+        loop {
+            let result = match timeout(patience, self.try_once(body.clone())).await {
+                Ok(result) => result,
+                Err(_) => {
+                    Err(ModelError::try_later(format!("the model server wrote nothing within {patience:?}")))
+                }
+            };
+            let (error, wait) = match result {
+                Ok(opened) => return Ok(opened),
+                Err(ModelError::TryLater { message, after }) => {
+                    let wait = self.jitter(tries).max(after.unwrap_or_default());
+                    (ModelError::TryLater { message, after }, wait)
+                }
+                Err(error) => return Err(error),
+            };
+            if tries >= self.settings.max_retries || wait > self.settings.max_backoff {
+                return Err(error);
+            }
+            tries += 1;
+            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            tracing::debug!(%error, tries, wait_ms, "the model server is asked again");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// A random back-off before the try after this one ("full jitter": anything from none to the exponential one).
+    fn jitter(&self, tries: u32) -> Duration {
+        let longest =
+            self.settings.backoff.saturating_mul(2_u32.saturating_pow(tries)).min(self.settings.max_backoff);
+        rand::rng().random_range(Duration::ZERO..=longest)
+    }
+
+    async fn try_once(&self, body: Bytes) -> Result<(Reader, Option<String>), ModelError> {
+        let mut request = self.client.post(self.endpoint.clone());
+        if let Some(key) = &self.settings.api_key {
+            request = request.bearer_auth(key.expose());
+        }
+        let request =
+            request.header(CONTENT_TYPE, "application/json").header(ACCEPT, "text/event-stream").body(body);
+        let response = request.send().await.map_err(|error| {
+            ModelError::try_later(format!("the model server cannot be reached: {}", describe(error)))
+        })?;
+        let status = response.status();
+        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
+        if !status.is_success()
+            || content_type.starts_with("application/json")
+            || content_type.starts_with("text/html")
+        {
+            return Err(self.refusal(status, response).await);
+        }
+        let mut reader = Reader::new(response, self.settings.api_key.clone());
+        let first = reader.next(self.settings.first_token_timeout).await?;
+        Ok((reader, first))
+    }
+
+    /// The error that an answer without a stream is.
+    async fn refusal(&self, status: StatusCode, response: Response) -> ModelError {
+        let asked = retry_after(response.headers());
+        let body = masked(self.settings.api_key.as_ref(), &beginning(response).await);
+        let said = Said::read(&body);
+        if status.is_success() {
+            let words = said.words();
+            return ModelError::Permanent(format!(
+                "the model server did not answer with an event stream: {words}"
+            ));
+        }
+        match classify(status, &said) {
+            ModelError::TryLater { message, after } => {
+                ModelError::TryLater { message, after: after.or(asked) }
+            }
+            error => error,
+        }
+    }
+
+    /// Tells the breaker how it went.
+    fn judge(pass: Pass, result: Result<(), &ModelError>) {
+        match result {
+            // A server that refuses is a server that works.
+            Ok(()) | Err(ModelError::TooLong(_) | ModelError::Permanent(_)) => pass.succeeded(),
+            Err(ModelError::TryLater { .. }) => pass.failed(),
+            Err(ModelError::Cancelled) => {}
+        }
+    }
+}
+
+#[async_trait]
+impl Generator for OpenAiGenerator {
+    fn model(&self) -> &str {
+        &self.settings.model
+    }
+
+    fn context_tokens(&self) -> Option<usize> {
+        self.settings.context_tokens
+    }
+
+    async fn generate(
+        &self,
+        request: GenerationRequest,
+        cancel: CancellationToken,
+    ) -> Result<BoxStream<'static, Result<Generated, ModelError>>, ModelError> {
+        let pass = self.breaker.enter().map_err(|wait| ModelError::TryLater {
+            message: "the model server failed too often and is left alone for a while".to_owned(),
+            after: Some(wait),
+        })?;
+        let opened = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(ModelError::Cancelled),
+            opened = self.open(&request) => opened,
+        };
+        Self::judge(pass, opened.as_ref().map(drop));
+        let (mut reader, first) = opened?;
+        let idle = self.settings.idle_timeout;
+        let stream = async_stream::stream! {
+            let mut answer = String::new();
+            let mut next = Ok(first);
+            loop {
+                match next {
+                    Ok(Some(text)) => {
+                        answer.push_str(&text);
+                        yield Ok(Generated::Delta(text));
+                    }
+                    Ok(None) => {
+                        let found = !answer.trim().is_empty() && !says_not_found(&answer);
+                        yield Ok(Generated::End { reason: reader.finish.unwrap_or(FinishReason::Stop), usage: reader.usage, found });
+                        return;
+                    }
+                    Err(error) => {
+                        // The connection goes before the caller hears of it.
+                        drop(reader);
+                        yield Err(error);
+                        return;
+                    }
+                }
+                next = tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => Err(ModelError::Cancelled),
+                    next = reader.next(idle) => next,
+                };
+            }
+        };
+        Ok(Box::pin(stream))
+    }
+}
+
+/// The events of one answer. Dropping it closes the connection.
+struct Reader {
+    events: Pin<Box<dyn Stream<Item = Result<Event, EventStreamError<BodyError>>> + Send>>,
+    api_key: Option<Secret>,
+    finish: Option<FinishReason>,
+    usage: Usage,
+}
+
+/// Why no more of a body came.
+#[derive(Debug)]
+enum BodyError {
+    Broken(reqwest::Error),
+    TooMuch,
+}
+
+impl Reader {
+    fn new(response: Response, api_key: Option<Secret>) -> Self {
+        let mut read = 0;
+        let bytes = response.bytes_stream().map(move |chunk| {
+            let chunk = chunk.map_err(BodyError::Broken)?;
+            read += chunk.len();
+            if read > LONGEST_STREAM { Err(BodyError::TooMuch) } else { Ok(chunk) }
+        });
+        Self { events: Box::pin(bytes.eventsource()), api_key, finish: None, usage: Usage::default() }
+    }
+
+    /// The next piece of text; none at the end. Each event may take `patience`.
+    async fn next(&mut self, patience: Duration) -> Result<Option<String>, ModelError> {
+        loop {
+            // A complete text is not held up, and not lost, by a server that does not end well.
+            let complete = self.finish.is_some();
+            let patience = if complete { patience.min(USAGE_WAIT) } else { patience };
+            let event = match timeout(patience, self.events.next()).await {
+                Ok(Some(Ok(event))) if event.data.trim() == "[DONE]" => return Ok(None),
+                Ok(Some(Ok(event))) => event,
+                _ if complete => return Ok(None),
+                Ok(Some(Err(error))) => return Err(ModelError::try_later(broken(error))),
+                Ok(None) => {
+                    return Err(ModelError::try_later(
+                        "the model server's answer ended before it was complete",
+                    ));
+                }
+                Err(_) => {
+                    return Err(ModelError::try_later(format!(
+                        "the model server wrote nothing more within {patience:?}"
+                    )));
+                }
+            };
+            // Only an error repeats what the server said, so only then is it read again with the key masked.
+            let piece = piece(&event.data).or_else(|_| piece(&masked(self.api_key.as_ref(), &event.data)))?;
+            self.finish = piece.finish.or(self.finish);
+            self.usage = piece.usage.unwrap_or(self.usage);
+            if piece.text.is_some() {
+                return Ok(piece.text);
+            }
+        }
+    }
+}
+
+fn broken(error: EventStreamError<BodyError>) -> String {
+    match error {
+        EventStreamError::Transport(BodyError::Broken(error)) => {
+            format!("the model server's answer broke off: {}", describe(error))
+        }
+        EventStreamError::Transport(BodyError::TooMuch) => "the model server's answer is endless".to_owned(),
+        EventStreamError::Utf8(_) | EventStreamError::Parser(_) => {
+            "the model server's answer is not an event stream".to_owned()
+        }
+    }
+}
+
+fn masked(key: Option<&Secret>, text: &str) -> String {
+    key.map_or_else(|| text.to_owned(), |key| key.mask(text))
+}
+
+/// The beginning of a body, as far as it can be read.
+async fn beginning(mut response: Response) -> String {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() >= LONGEST_ERROR {
+            body.truncate(LONGEST_ERROR);
+            break;
+        }
+    }
+    String::from_utf8_lossy(&body).into_owned()
+}

@@ -1,0 +1,369 @@
+//! Against a small server of our own that misbehaves on demand.
+
+use std::{
+    convert::Infallible,
+    io,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, Response as HttpResponse},
+    routing::post,
+};
+use raglan_pipeline::{contract::generator as contract, generation::prompt::NOT_FOUND};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::oneshot};
+
+use super::*;
+
+const KEY: &str = "sk-very-secret-key";
+
+type Answer = Box<dyn Fn(usize) -> HttpResponse<Body> + Send + Sync>;
+
+/// Answers each request by its number, from 0, and keeps the last request.
+struct Server {
+    answer: Answer,
+    requests: AtomicUsize,
+    last: Mutex<Option<(HeaderMap, Value)>>,
+}
+
+impl Server {
+    async fn start(
+        answer: impl Fn(usize) -> HttpResponse<Body> + Send + Sync + 'static,
+    ) -> (Arc<Self>, OpenAiSettings) {
+        let server = Arc::new(Self {
+            answer: Box::new(answer),
+            requests: AtomicUsize::new(0),
+            last: Mutex::new(None),
+        });
+        let handler = |State(server): State<Arc<Server>>, headers: HeaderMap, body: String| async move {
+            *server.last.lock().unwrap() = Some((headers, serde_json::from_str(&body).unwrap()));
+            (server.answer)(server.requests.fetch_add(1, Ordering::SeqCst))
+        };
+        let app = Router::new().route("/v1/chat/completions", post(handler)).with_state(Arc::clone(&server));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1/", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        let mut settings = OpenAiSettings::new(Url::parse(&url).unwrap(), "test-model");
+        settings.api_key = Some(Secret::new(KEY));
+        settings.backoff = Duration::ZERO;
+        (server, settings)
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+fn event(value: &Value) -> String {
+    format!("data: {value}\n\n")
+}
+
+fn delta(text: &str) -> String {
+    event(&json!({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": null}]}))
+}
+
+/// A whole answer as it goes over the wire.
+fn script(texts: &[&str], finish: &str) -> String {
+    let mut wire = ": hello\n\n".to_owned();
+    wire += &event(&json!({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}));
+    texts.iter().for_each(|text| wire += &delta(text));
+    wire += &event(&json!({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}));
+    wire += &event(&json!({"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 3}}));
+    wire + "data: [DONE]\n\n"
+}
+
+fn respond(status: u16, headers: &[(&str, &str)], body: impl Into<Body>) -> HttpResponse<Body> {
+    let mut response = HttpResponse::builder().status(status);
+    for (name, value) in headers {
+        response = response.header(*name, *value);
+    }
+    response.body(body.into()).unwrap()
+}
+
+fn events(body: impl Into<Body>) -> HttpResponse<Body> {
+    respond(200, &[("content-type", "text/event-stream")], body)
+}
+
+/// A body that writes this and then nothing more, and tells when the connection is gone.
+fn hanging(wire: String, gone: Option<oneshot::Sender<()>>) -> Body {
+    struct Tell(Option<oneshot::Sender<()>>);
+    impl Drop for Tell {
+        fn drop(&mut self) {
+            if let Some(gone) = self.0.take() {
+                let _ = gone.send(());
+            }
+        }
+    }
+    let tell = Tell(gone);
+    let rest = futures::stream::poll_fn(move |_| {
+        let _held = &tell;
+        std::task::Poll::<Option<Result<Bytes, Infallible>>>::Pending
+    });
+    Body::from_stream(futures::stream::iter([Ok(Bytes::from(wire))]).chain(rest))
+}
+
+async fn run(generator: &OpenAiGenerator) -> Result<Vec<Result<Generated, ModelError>>, ModelError> {
+    let stream = generator.generate(contract::request(), CancellationToken::new()).await?;
+    Ok(contract::collect(stream).await)
+}
+
+async fn fail(generator: &OpenAiGenerator) -> ModelError {
+    run(generator).await.expect_err("it should have failed")
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract() {
+    let (_server, settings) = Server::start(|_| events(script(&["Forty", " litres", " [1]."], "stop"))).await;
+    contract::run_all(Arc::new(OpenAiGenerator::new(settings).unwrap())).await;
+}
+
+#[tokio::test]
+async fn a_stream_is_passed_on_with_its_end() {
+    let (server, settings) = Server::start(|_| events(script(&["Forty", " litres"], "length"))).await;
+    let generator = OpenAiGenerator::new(settings).unwrap();
+    let items = run(&generator).await.unwrap();
+    assert_eq!(contract::text(&items), "Forty litres");
+    let usage = Usage { prompt_tokens: 11, completion_tokens: 3 };
+    assert_eq!(
+        items.last().unwrap().as_ref().unwrap(),
+        &Generated::End { reason: FinishReason::Length, usage, found: true }
+    );
+    let (headers, body) = server.last.lock().unwrap().take().unwrap();
+    assert_eq!(headers["authorization"], format!("Bearer {KEY}"));
+    assert_eq!(headers["content-type"], "application/json");
+    assert_eq!((&body["model"], &body["stream"]), (&json!("test-model"), &json!(true)));
+    assert_eq!(body["stream_options"], json!({"include_usage": true}));
+    assert_eq!((&body["max_tokens"], &body["temperature"]), (&json!(512), &json!(0.0)));
+    assert_eq!(body.get("max_completion_tokens"), None);
+    assert_eq!(body["messages"][0]["role"], "system");
+    assert!(body["messages"][1]["content"].as_str().unwrap().contains("The blue pump moves 40 litres"));
+}
+
+#[tokio::test]
+async fn bytes_may_come_in_any_pieces() {
+    let wire = script(&["Zürich – ", "日本"], "stop").replace('\n', "\r\n");
+    let (_server, settings) = Server::start(move |_| {
+        let bytes: Vec<_> = wire.bytes().map(|byte| Ok::<_, Infallible>(vec![byte])).collect();
+        events(Body::from_stream(futures::stream::iter(bytes)))
+    })
+    .await;
+    let items = run(&OpenAiGenerator::new(settings).unwrap()).await.unwrap();
+    assert_eq!(contract::text(&items), "Zürich – 日本");
+}
+
+#[tokio::test]
+async fn an_answer_that_says_not_found_is_not_found() {
+    let (_server, settings) = Server::start(|number| {
+        events(if number == 0 {
+            script(&[&NOT_FOUND[..20], &NOT_FOUND[20..]], "stop")
+        } else {
+            script(&[], "stop")
+        })
+    })
+    .await;
+    let generator = OpenAiGenerator::new(settings).unwrap();
+    for _ in 0..2 {
+        let items = run(&generator).await.unwrap();
+        assert!(matches!(items.last(), Some(Ok(Generated::End { found: false, .. }))), "{items:?}");
+    }
+}
+
+#[tokio::test]
+async fn refusals_are_typed_and_not_repeated_and_hold_no_key() {
+    let long = r#"{"error":{"message":"too much","code":"context_length_exceeded"}}"#;
+    let key = format!(r#"{{"error":{{"message":"bad key {KEY}"}}}}"#);
+    for (status, body, too_long) in
+        [(400, long, true), (413, "", true), (401, key.as_str(), false), (404, "no", false)]
+    {
+        let body = body.to_owned();
+        let (server, settings) = Server::start(move |_| respond(status, &[], body.clone())).await;
+        let error = fail(&OpenAiGenerator::new(settings).unwrap()).await;
+        assert_eq!(matches!(error, ModelError::TooLong(_)), too_long, "{error:?}");
+        assert_eq!(matches!(error, ModelError::Permanent(_)), !too_long, "{error:?}");
+        assert_eq!(server.requests(), 1, "{error:?}");
+        assert!(!format!("{error} {error:?}").contains(KEY), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_repeated_in_a_stream_is_masked_and_debug_shows_none() {
+    let (_server, settings) = Server::start(|_| {
+        events(event(&json!({"error": {"message": format!("what is {KEY}?"), "code": 401}})))
+    })
+    .await;
+    assert!(!format!("{settings:?}").contains(KEY));
+    let generator = OpenAiGenerator::new(settings).unwrap();
+    assert!(!format!("{generator:?}").contains(KEY));
+    let error = fail(&generator).await;
+    assert_eq!(error.to_string(), "the model server answered 401 Unauthorized: what is ***?");
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_is_asked_again() {
+    let (server, settings) = Server::start(|number| match number {
+        0 => respond(503, &[("retry-after", "0")], ""),
+        1 => events(": nothing\n\n"),
+        _ => events(script(&["Yes"], "stop")),
+    })
+    .await;
+    let items = run(&OpenAiGenerator::new(settings).unwrap()).await.unwrap();
+    assert_eq!((contract::text(&items).as_str(), server.requests()), ("Yes", 3));
+}
+
+#[tokio::test]
+async fn a_long_wait_is_left_to_the_caller() {
+    let (server, settings) = Server::start(|_| respond(429, &[("retry-after", "120")], "slow down")).await;
+    let error = fail(&OpenAiGenerator::new(settings).unwrap()).await;
+    assert!(
+        matches!(&error, ModelError::TryLater { after: Some(after), message } if after.as_secs() == 120 && message.contains("slow down")),
+        "{error:?}"
+    );
+    assert_eq!(server.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_keeps_failing_is_left_alone() {
+    let (server, mut settings) = Server::start(|_| respond(500, &[], "")).await;
+    (settings.max_retries, settings.breaker_failures) = (1, 2);
+    let pause = settings.breaker_pause;
+    let generator = OpenAiGenerator::new(settings).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(fail(&generator).await, ModelError::TryLater { after: None, .. }));
+    }
+    assert_eq!(server.requests(), 4);
+    let error = fail(&generator).await;
+    assert!(matches!(error, ModelError::TryLater { after: Some(after), .. } if after <= pause), "{error:?}");
+    assert_eq!(server.requests(), 4, "it was asked although it is left alone");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_is_an_error_after_its_text_and_is_not_repeated() {
+    for cut in [true, false] {
+        let (server, settings) = Server::start(move |_| {
+            let end = cut.then(|| Err(io::Error::other("cut")));
+            let pieces = [Ok(Bytes::from(delta("Forty")))].into_iter().chain(end);
+            events(Body::from_stream(futures::stream::iter(pieces.collect::<Vec<_>>())))
+        })
+        .await;
+        let items = run(&OpenAiGenerator::new(settings).unwrap()).await.unwrap();
+        assert_eq!(contract::text(&items), "Forty");
+        assert!(matches!(items.last(), Some(Err(ModelError::TryLater { .. }))), "{items:?}");
+        assert_eq!(server.requests(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_complete_text_without_a_proper_end_is_complete() {
+    let (_server, settings) = Server::start(|_| {
+        events(event(&json!({"choices": [{"delta": {"content": "Forty"}, "finish_reason": "stop"}]})))
+    })
+    .await;
+    let items = run(&OpenAiGenerator::new(settings).unwrap()).await.unwrap();
+    let end = Generated::End { reason: FinishReason::Stop, usage: Usage::default(), found: true };
+    assert_eq!(items.last().unwrap().as_ref().unwrap(), &end);
+}
+
+#[tokio::test]
+async fn waiting_has_limits() {
+    let (server, mut settings) = Server::start(|number| {
+        events(hanging(if number == 0 { delta("Forty") } else { ": wait\n\n".to_owned() }, None))
+    })
+    .await;
+    settings.idle_timeout = Duration::from_millis(100);
+    settings.max_retries = 0;
+    let items = run(&OpenAiGenerator::new(settings.clone()).unwrap()).await.unwrap();
+    assert!(
+        matches!(items.last(), Some(Err(ModelError::TryLater { message, .. })) if message.contains("nothing more"))
+    );
+    settings.first_token_timeout = Duration::from_millis(100);
+    settings.max_retries = 1;
+    let error = fail(&OpenAiGenerator::new(settings).unwrap()).await;
+    assert!(
+        matches!(&error, ModelError::TryLater { message, .. } if message.contains("wrote nothing")),
+        "{error:?}"
+    );
+    assert_eq!(server.requests(), 3);
+}
+
+#[tokio::test]
+async fn cancelling_and_dropping_close_the_connection() {
+    for cancelled in [true, false] {
+        let (told, gone) = oneshot::channel();
+        let told = Mutex::new(Some(told));
+        let (_server, settings) =
+            Server::start(move |_| events(hanging(delta("Forty"), told.lock().unwrap().take()))).await;
+        let generator = OpenAiGenerator::new(settings).unwrap();
+        let cancel = CancellationToken::new();
+        let mut stream = generator.generate(contract::request(), cancel.clone()).await.unwrap();
+        assert_eq!(stream.next().await.unwrap().unwrap(), Generated::Delta("Forty".to_owned()));
+        if cancelled {
+            cancel.cancel();
+            assert!(matches!(stream.next().await, Some(Err(ModelError::Cancelled))));
+            // The stream still lives: the connection must go all the same.
+            gone.await.unwrap();
+            assert!(stream.next().await.is_none());
+        } else {
+            drop(stream);
+            gone.await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn cancelling_before_the_first_token_closes_the_connection_too() {
+    let (told, gone) = oneshot::channel();
+    let (arrived, asked) = oneshot::channel();
+    let signals = Mutex::new(Some((told, arrived)));
+    let (_server, settings) = Server::start(move |_| {
+        let (told, arrived) = signals.lock().unwrap().take().unwrap();
+        arrived.send(()).unwrap();
+        events(hanging(": wait\n\n".to_owned(), Some(told)))
+    })
+    .await;
+    let generator = OpenAiGenerator::new(settings).unwrap();
+    let cancel = CancellationToken::new();
+    let asking = generator.generate(contract::request(), cancel.clone());
+    let (result, ()) = tokio::join!(asking, async {
+        asked.await.unwrap();
+        cancel.cancel();
+    });
+    assert!(matches!(result.err(), Some(ModelError::Cancelled)));
+    gone.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_stream_is_refused() {
+    let (server, settings) = Server::start(|_| {
+        respond(
+            200,
+            &[("content-type", "application/json; charset=utf-8")],
+            r#"{"choices":[{"message":{"content":"Hi"}}]}"#,
+        )
+    })
+    .await;
+    let error = fail(&OpenAiGenerator::new(settings).unwrap()).await;
+    assert!(matches!(&error, ModelError::Permanent(words) if words.contains("event stream")), "{error:?}");
+    assert_eq!(server.requests(), 1);
+}
+
+#[test]
+fn a_base_url_is_checked_and_extended() {
+    let make = |url: &str| OpenAiGenerator::new(OpenAiSettings::new(Url::parse(url).unwrap(), "m"));
+    for (url, endpoint) in [
+        ("http://h/v1", "http://h/v1/chat/completions"),
+        ("http://h/v1/", "http://h/v1/chat/completions"),
+        ("https://h/openai?api-version=1", "https://h/openai/chat/completions?api-version=1"),
+    ] {
+        assert_eq!(make(url).unwrap().endpoint.as_str(), endpoint);
+    }
+    for url in ["ftp://h/v1", "http://user:pw@h/v1", "mailto:a@b"] {
+        assert!(matches!(make(url), Err(ModelError::Permanent(words)) if !words.contains("pw@")), "{url}");
+    }
+}

@@ -1,0 +1,80 @@
+use std::path::{Path, PathBuf};
+
+/// Why a model could not be fetched: what each source said, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchError {
+    /// The model's name.
+    pub model: String,
+    /// What was tried, in order.
+    pub attempts: Vec<FetchAttempt>,
+    /// Whether the network was left alone because the caller said so.
+    pub offline: bool,
+}
+
+/// One source of a model and why it did not help.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchAttempt {
+    /// The source, in words.
+    pub from: String,
+    /// What went wrong.
+    pub reason: String,
+}
+
+impl std::fmt::Display for FetchError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the model {} could not be had:", self.model)?;
+        for attempt in &self.attempts {
+            write!(f, "\n  - {}: {}", attempt.from, attempt.reason)?;
+        }
+        let network = if self.offline { "allow the network, " } else { "" };
+        write!(
+            f,
+            "\nWhat to do: {network}put the model's files (config.json, tokenizer.json, model.safetensors) into a folder and set \
+             models.embedding.path to it, or run without a model: then search is by keywords alone."
+        )
+    }
+}
+
+impl std::error::Error for FetchError {}
+
+/// Why a model's files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A file is missing or cannot be read.
+    #[error("{} cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is there, but not what it should be.
+    #[error("{} is not usable: {reason}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The model is whole, but of a kind that this engine does not run.
+    #[error("the model in {} is not supported: {reason}", path.display())]
+    Unsupported {
+        /// The model's folder.
+        path: PathBuf,
+        /// What it would need.
+        reason: String,
+    },
+    /// The system refused a thread for the model.
+    #[error("no thread could be started for the model: {0}")]
+    Thread(std::io::Error),
+}
+
+impl LoadError {
+    pub(crate) fn invalid(path: &Path, reason: impl std::fmt::Display) -> Self {
+        Self::Invalid { path: path.to_owned(), reason: reason.to_string() }
+    }
+
+    pub(crate) fn unsupported(path: &Path, reason: impl std::fmt::Display) -> Self {
+        Self::Unsupported { path: path.to_owned(), reason: reason.to_string() }
+    }
+}

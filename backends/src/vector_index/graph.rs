@@ -1,0 +1,196 @@
+//! One HNSW graph (Malkov and Yashunin, <https://arxiv.org/abs/1603.09320>) with its vectors as f16, by usearch.
+
+use std::path::Path;
+
+use raglan_pipeline::ports::{ErrorKind, PortError, PortResult};
+use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
+
+use super::usearch::UsearchSettings;
+
+/// The fewest vectors that room is made for.
+const SMALLEST: usize = 64;
+/// Fewer vectors than this are added by one thread: starting more would take longer.
+const WORTH_A_THREAD: usize = 64;
+
+/// What decides how a graph is built.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub dimension: usize,
+    pub settings: UsearchSettings,
+    /// Searches that may run at the same time. As many threads may add meanwhile.
+    pub threads: usize,
+}
+
+/// A question, with its length.
+pub(super) struct Query {
+    vector: Vec<f32>,
+    norm: f32,
+}
+
+impl Query {
+    /// None where the vector has no direction: zero, or not finite.
+    pub(super) fn new(vector: &[f32]) -> Option<Self> {
+        Some(Self { vector: vector.to_vec(), norm: norm(vector)? })
+    }
+}
+
+/// The length of a vector that has a direction: one that is neither zero nor has values that are not finite.
+pub(super) fn norm(vector: &[f32]) -> Option<f32> {
+    let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    (norm.is_finite() && norm > 0.0).then_some(norm)
+}
+
+/// Vectors by number. Numbers are given by the caller, each once. Searching and adding may happen at the same time;
+/// making room may not, and takes the graph exclusively.
+pub(super) struct Graph {
+    index: Index,
+    shape: Shape,
+}
+
+impl Graph {
+    pub(super) fn new(shape: Shape) -> PortResult<Self> {
+        let options = IndexOptions {
+            dimensions: shape.dimension,
+            metric: MetricKind::Cos,
+            quantization: ScalarKind::F16,
+            connectivity: shape.settings.connectivity,
+            expansion_add: shape.settings.expansion_add,
+            expansion_search: shape.settings.expansion_search,
+            multi: false,
+        };
+        let mut graph = Self { index: Index::new(&options).map_err(|e| failed("making", e))?, shape };
+        graph.make_room(SMALLEST)?;
+        Ok(graph)
+    }
+
+    /// Reads a saved graph. The file's checksum must have been checked: usearch trusts what it reads.
+    pub(super) fn load(path: &Path, shape: Shape) -> PortResult<Self> {
+        let mut graph = Self::new(shape)?;
+        graph.index.load(utf8(path)?).map_err(|e| failed("loading", e))?;
+        if graph.index.dimensions() != shape.dimension || graph.index.scalar_kind() != ScalarKind::F16 {
+            return Err(PortError::new(ErrorKind::Corrupt, "the saved graph is of another shape"));
+        }
+        graph.index.change_expansion_add(shape.settings.expansion_add);
+        graph.index.change_expansion_search(shape.settings.expansion_search);
+        graph.make_room(0)?;
+        Ok(graph)
+    }
+
+    /// Writes the graph to a file; the caller makes it durable.
+    pub(super) fn save(&self, path: &Path) -> PortResult<()> {
+        self.index.save(utf8(path)?).map_err(|e| failed("saving", e))?;
+        let written =
+            std::fs::metadata(path).map_err(|e| unavailable("the saved graph cannot be read back", e))?.len();
+        // usearch does not look whether its last block reached the disk.
+        if written != self.index.serialized_length() as u64 {
+            return Err(PortError::new(
+                ErrorKind::Unavailable,
+                "the graph was not saved whole: is the disk full?",
+            ));
+        }
+        Ok(())
+    }
+
+    /// How many vectors it holds.
+    pub(super) fn len(&self) -> usize {
+        self.index.size()
+    }
+
+    pub(super) fn contains(&self, key: u32) -> bool {
+        self.index.contains(u64::from(key))
+    }
+
+    /// Makes room for so many more vectors, by half as much again where the room is too small.
+    pub(super) fn make_room(&mut self, more: usize) -> PortResult<()> {
+        let needed = self.len() + more;
+        let capacity = self.index.capacity();
+        let room = if needed > capacity { needed.max(capacity + capacity / 2) } else { capacity };
+        self.index
+            .reserve_capacity_and_threads(room.max(SMALLEST), self.shape.threads * 2)
+            .map_err(|e| failed("making room in", e))
+    }
+
+    /// Adds vectors, on several threads where there are many. Room must have been made. After an error some may have been added.
+    pub(super) fn add(&self, entries: &[(u32, &[f32])]) -> PortResult<()> {
+        let threads = (entries.len() / WORTH_A_THREAD).clamp(1, self.shape.threads);
+        let share = entries.len().div_ceil(threads).max(1);
+        let add = |entries: &[(u32, &[f32])]| {
+            entries.iter().try_for_each(|(key, vector)| self.index.add(u64::from(*key), vector))
+        };
+        let done = std::thread::scope(|scope| {
+            let mut shares = entries.chunks(share);
+            let first = shares.next().unwrap_or_default();
+            let others: Vec<_> = shares.map(|share| scope.spawn(move || add(share))).collect();
+            let mut done = vec![add(first).map_err(|e| failed("adding to", e))];
+            done.extend(others.into_iter().map(|other| match other.join() {
+                Ok(done) => done.map_err(|e| failed("adding to", e)),
+                Err(_) => {
+                    Err(PortError::new(ErrorKind::Internal, "a thread that added to the graph panicked"))
+                }
+            }));
+            done
+        });
+        done.into_iter().collect()
+    }
+
+    /// About the `limit` nearest of the vectors that are allowed.
+    pub(super) fn nearest(
+        &self,
+        query: &Query,
+        limit: usize,
+        allow: impl Fn(u32) -> bool,
+    ) -> PortResult<Vec<u32>> {
+        let allow = |key: u64| u32::try_from(key).is_ok_and(&allow);
+        let matches =
+            self.index.filtered_search(&query.vector, limit, allow).map_err(|e| failed("searching", e))?;
+        Ok(matches.keys.into_iter().filter_map(|key| u32::try_from(key).ok()).collect())
+    }
+
+    /// The cosine between the question and a vector; none where there is no such vector.
+    /// `scratch` is reused between calls.
+    pub(super) fn cosine(&self, key: u32, query: &Query, scratch: &mut Vec<f32>) -> PortResult<Option<f32>> {
+        if !self.read(key, scratch)? {
+            return Ok(None);
+        }
+        let (dot, square) = dot_and_square(&query.vector, scratch);
+        let cosine = dot / (query.norm * square.sqrt());
+        Ok(cosine.is_finite().then(|| cosine.clamp(-1.0, 1.0)))
+    }
+
+    /// Reads a vector back, as it is kept. False where there is none.
+    pub(super) fn read(&self, key: u32, into: &mut Vec<f32>) -> PortResult<bool> {
+        into.resize(self.shape.dimension, 0.0);
+        Ok(self.index.get(u64::from(key), into).map_err(|e| failed("reading from", e))? == 1)
+    }
+}
+
+/// The dot product of two vectors and the square of the second one's length, in lanes that the compiler makes SIMD of.
+fn dot_and_square(a: &[f32], b: &[f32]) -> (f32, f32) {
+    const LANES: usize = 16;
+    let (mut dot, mut square) = ([0.0f32; LANES], [0.0f32; LANES]);
+    let (a_whole, a_rest) = a.as_chunks::<LANES>();
+    let (b_whole, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a_whole.iter().zip(b_whole) {
+        for lane in 0..LANES {
+            dot[lane] += a[lane] * b[lane];
+            square[lane] += b[lane] * b[lane];
+        }
+    }
+    let rest =
+        a_rest.iter().zip(b_rest).fold((0.0, 0.0), |(dot, square), (a, b)| (dot + a * b, square + b * b));
+    (dot.iter().sum::<f32>() + rest.0, square.iter().sum::<f32>() + rest.1)
+}
+
+fn utf8(path: &Path) -> PortResult<&str> {
+    path.to_str().ok_or_else(|| {
+        PortError::new(ErrorKind::Invalid, format!("the index's folder {} is not UTF-8", path.display()))
+    })
+}
+
+fn failed(doing: &str, error: impl std::error::Error + Send + Sync + 'static) -> PortError {
+    PortError::new(ErrorKind::Internal, format!("{doing} the vector graph failed")).with_source(error)
+}
+
+pub(super) fn unavailable(what: &str, error: std::io::Error) -> PortError {
+    PortError::new(ErrorKind::Unavailable, what).with_source(error)
+}
