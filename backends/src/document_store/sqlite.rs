@@ -4,6 +4,7 @@ mod changes;
 mod chunks;
 mod collections;
 mod documents;
+mod stage;
 mod write;
 
 use std::time::Duration;
@@ -20,7 +21,10 @@ use raglan_pipeline::{
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use self::changes::{Entry, EntryKind};
+use self::{
+    changes::{Entry, EntryKind},
+    write::Removal,
+};
 use crate::database::{SqliteDatabase, SqlxResultExt as _};
 
 /// How many documents are read at once while a filter by metadata looks for its page.
@@ -28,7 +32,8 @@ const SCAN: usize = 512;
 /// How many entries of the log are read at once.
 const ENTRIES: usize = 64;
 
-/// Documents in SQLite. All of a call happens in one transaction.
+/// Documents in SQLite. All of a call happens in one transaction, but for the removal of a collection, which goes a few
+/// hundred documents at a time.
 ///
 /// Vectors are kept in half precision. A chunk belongs to its document and is kept as long as the live version or a staged one
 /// has it: what a staged version keeps cannot be taken from it by another version that is published in between. A call
@@ -108,17 +113,7 @@ impl DocumentStore for SqliteDocumentStore {
 
     async fn stage(&self, documents: Vec<StagedDocument>) -> PortResult<Vec<Staged>> {
         self.database
-            .write(move |connection| {
-                async move {
-                    let now = now();
-                    let mut staged = Vec::with_capacity(documents.len());
-                    for document in &documents {
-                        staged.push(write::stage(connection, document, now).await?);
-                    }
-                    Ok(staged)
-                }
-                .boxed()
-            })
+            .write(move |connection| async move { stage::stage(connection, &documents, now()).await }.boxed())
             .await
     }
 
@@ -235,12 +230,20 @@ impl DocumentStore for SqliteDocumentStore {
     }
 
     async fn delete_collection(&self, tenant: &Tenant, name: &Collection) -> PortResult<Option<LogPosition>> {
-        let (tenant, name) = (tenant.clone(), name.clone());
-        self.database
-            .write(move |connection| {
-                async move { write::delete_collection(connection, &tenant, &name, now()).await }.boxed()
-            })
-            .await
+        let mut is_begun = false;
+        loop {
+            let (tenant, name) = (tenant.clone(), name.clone());
+            let removal = self.database.write(move |connection| {
+                async move { write::delete_from_collection(connection, &tenant, &name, now()).await }.boxed()
+            });
+            match removal.await? {
+                Removal::All(position) => return Ok(Some(position)),
+                Removal::Some => is_begun = true,
+                // Another call was faster with the rest.
+                Removal::Nothing if is_begun => return self.head().await.map(Some),
+                Removal::Nothing => return Ok(None),
+            }
+        }
     }
 }
 

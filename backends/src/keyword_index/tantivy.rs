@@ -28,20 +28,20 @@ use super::{
 };
 use crate::replica::{self, Held, Progress};
 
-/// How much a word counts by where it stands. 0 leaves the field out.
+/// How much a word counts by where it stands. 0 leaves the place out.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TantivySettings {
-    /// In the document's title.
+    /// In the title, on top of what it counts for as a part of the whole.
     pub title: f32,
-    /// In the headings above the chunk.
+    /// In the headings above the chunk, on top of what it counts for as a part of the whole.
     pub headings: f32,
-    /// In the chunk's text.
+    /// Anywhere: title, headings and text as one.
     pub body: f32,
 }
 
 impl Default for TantivySettings {
     fn default() -> Self {
-        Self { title: 2.0, headings: 1.5, body: 1.0 }
+        Self { title: 0.2, headings: 0.2, body: 1.0 }
     }
 }
 
@@ -235,3 +235,7 @@ impl Inner {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -112,10 +112,20 @@ impl CacheEntry {
     pub(super) async fn lock(&self) -> io::Result<Option<File>> {
         fs::create_dir_all(&self.parent)?;
         let file = File::create(self.parent.join(format!("{}.lock", self.name)))?;
+        let mut said = false;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Some(file)),
-                Err(fs::TryLockError::WouldBlock) => tokio::time::sleep(LOCK_POLL).await,
+                Err(fs::TryLockError::WouldBlock) => {
+                    if !said {
+                        tracing::info!(
+                            model = self.name,
+                            "another process fetches this model; waiting for it"
+                        );
+                        said = true;
+                    }
+                    tokio::time::sleep(LOCK_POLL).await;
+                }
                 Err(fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
                     return Ok(None);
                 }

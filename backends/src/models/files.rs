@@ -34,21 +34,21 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 /// A file of a model while it is written: takes no byte more than it should have and knows at the end whether it is the right one.
-pub(super) struct VerifiedWriter<'a> {
-    expected: &'a ModelFile,
+pub(super) struct VerifiedWriter {
+    expected: ModelFile,
     file: File,
     hash: Sha256,
     written: u64,
 }
 
-impl<'a> VerifiedWriter<'a> {
+impl VerifiedWriter {
     /// Creates the file, and the folders above it, below `folder`.
-    pub(super) fn create(folder: &Path, expected: &'a ModelFile) -> io::Result<Self> {
+    pub(super) fn create(folder: &Path, expected: &ModelFile) -> io::Result<Self> {
         let path = inside(folder, &expected.path)?;
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        Ok(Self { expected, file: File::create(path)?, hash: Sha256::new(), written: 0 })
+        Ok(Self { expected: expected.clone(), file: File::create(path)?, hash: Sha256::new(), written: 0 })
     }
 
     /// Adds bytes.

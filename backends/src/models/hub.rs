@@ -56,27 +56,25 @@ pub(super) async fn download(
             })?;
             let Some(bytes) = next else { break };
             let bytes = bytes.map_err(|error| format!("{}: {}", file.path, reason(&error)))?;
-            // A block lands in the page cache in microseconds; hashing it costs as little.
+            // A block is hashed and copied to the page cache in microseconds.
             writer.write(&bytes).map_err(|error| error.to_string())?;
             done += bytes.len() as u64;
             task.advance(done);
         }
-        writer.finish().map_err(|error| error.to_string())?;
+        // Making the weights durable may take the disk a while.
+        tokio::task::spawn_blocking(move || writer.finish())
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
     }
     Ok(())
 }
 
-/// An error with its causes: the outermost often says no more than "error sending request".
+/// What is at the bottom of an error: above it stands no more than "error sending request" with a long address.
 fn reason(error: &HFError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
+    let mut deepest: &dyn std::error::Error = error;
+    while let Some(cause) = deepest.source() {
+        deepest = cause;
     }
-    text
+    deepest.to_string()
 }

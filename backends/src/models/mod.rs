@@ -20,6 +20,7 @@ mod tokenizer;
 
 use std::{
     ffi::OsString,
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -145,7 +146,8 @@ impl Origins {
         if verify(&entry, spec).await.is_ok() {
             return Some(cached());
         }
-        let workspace = match entry.workspace(lock.is_some()) {
+        let (beside, locked) = (entry.clone(), lock.is_some());
+        let workspace = match off_runtime(move || beside.workspace(locked)).await {
             Ok(workspace) => workspace,
             Err(error) => {
                 attempts.add(&from_cache, format!("it cannot be written: {error}"));
@@ -153,7 +155,10 @@ impl Origins {
             }
         };
         let fetched = self.download(spec, source, workspace.path(), progress, attempts).await?;
-        match entry.install(spec, &fetched, workspace.path()) {
+        let (place, owned_spec) = (entry.clone(), spec.clone());
+        // The workspace goes with what else was downloaded: that is much to delete.
+        let installed = off_runtime(move || place.install(&owned_spec, &fetched, workspace.path())).await;
+        match installed {
             Ok(()) => {
                 tracing::info!(model = spec.name, folder = %entry.folder().display(), "model fetched");
                 Some(cached())
@@ -234,6 +239,13 @@ async fn verify(entry: &cache::CacheEntry, spec: &ModelSpec) -> Result<(), Strin
         }
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// Runs what waits for the disk on a thread that may wait.
+async fn off_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 /// Enough of a hash to tell models apart, short enough to read.

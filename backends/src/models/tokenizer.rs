@@ -129,12 +129,12 @@ fn longest_first(first: usize, second: usize, room: usize) -> (usize, usize) {
         return (first, second);
     }
     let half = room / 2;
-    if first <= half {
+    if first <= room - half {
         (first, room - first)
-    } else if second <= room - half {
+    } else if second <= half {
         (room - second, second)
     } else {
-        (half, room - half)
+        (room - half, half)
     }
 }
 

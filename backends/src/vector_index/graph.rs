@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use half::{f16, slice::HalfFloatSliceExt};
 use raglan_pipeline::ports::{ErrorKind, PortError, PortResult};
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
 
@@ -147,21 +148,38 @@ impl Graph {
     }
 
     /// The cosine between the question and a vector; none where there is no such vector.
-    /// `scratch` is reused between calls.
-    pub(super) fn cosine(&self, key: u32, query: &Query, scratch: &mut Vec<f32>) -> PortResult<Option<f32>> {
-        if !self.read(key, scratch)? {
-            return Ok(None);
-        }
-        let (dot, square) = dot_and_square(&query.vector, scratch);
+    pub(super) fn cosine(&self, key: u32, query: &Query, scratch: &mut Scratch) -> PortResult<Option<f32>> {
+        let Some(vector) = self.read(key, scratch)? else { return Ok(None) };
+        let (dot, square) = dot_and_square(&query.vector, vector);
         let cosine = dot / (query.norm * square.sqrt());
         Ok(cosine.is_finite().then(|| cosine.clamp(-1.0, 1.0)))
     }
 
-    /// Reads a vector back, as it is kept. False where there is none.
-    pub(super) fn read(&self, key: u32, into: &mut Vec<f32>) -> PortResult<bool> {
-        into.resize(self.shape.dimension, 0.0);
-        Ok(self.index.get(u64::from(key), into).map_err(|e| failed("reading from", e))? == 1)
+    /// Reads a vector back, as it is kept; none where there is none.
+    pub(super) fn read<'a>(&self, key: u32, scratch: &'a mut Scratch) -> PortResult<Option<&'a [f32]>> {
+        let Scratch { kept, halves, vector } = scratch;
+        kept.resize(self.shape.dimension, 0);
+        halves.resize(self.shape.dimension, f16::ZERO);
+        vector.resize(self.shape.dimension, 0.0);
+        // As f16, because half converts with the processor's instructions and usearch one number after the other.
+        let into = usearch::f16::from_mut_i16s(kept);
+        if self.index.get(u64::from(key), into).map_err(|e| failed("reading from", e))? != 1 {
+            return Ok(None);
+        }
+        for (half, bits) in halves.iter_mut().zip(&*kept) {
+            *half = f16::from_bits(bits.cast_unsigned());
+        }
+        halves.convert_to_f32_slice(vector);
+        Ok(Some(vector))
     }
+}
+
+/// Memory for reading vectors, to be used again and again.
+#[derive(Default)]
+pub(super) struct Scratch {
+    kept: Vec<i16>,
+    halves: Vec<f16>,
+    vector: Vec<f32>,
 }
 
 /// The dot product of two vectors and the square of the second one's length, in lanes that the compiler makes SIMD of.

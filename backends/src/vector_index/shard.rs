@@ -2,17 +2,18 @@
 
 use raglan_pipeline::{
     domain::{Collection, LogPosition, MetadataFilter, Tenant},
-    ports::{Hit, PortResult},
+    ports::{ErrorKind, Hit, PortError, PortResult},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
-    graph::{Graph, Query, Shape},
+    graph::{Graph, Query, Scratch, Shape},
     table::{Selection, Table},
 };
 
-/// How many vectors a graph search looks at for each that it keeps in mind (measured at 20,000 to 100,000 vectors: 15 to 25).
-const LOOKED_AT: usize = 20;
+/// A graph search takes about as long as comparing this many vectors for each candidate that it keeps: at 128 candidates 0.4 ms
+/// (100,000 × 384), against 0.3 µs for one vector.
+const LOOKED_AT: usize = 10;
 /// A shard is compacted when so many of its vectors are dead …
 const DEAD_AT_LEAST: usize = 1024;
 /// … and they are more than one in this many of all.
@@ -55,7 +56,8 @@ impl Shard {
     ) -> PortResult<Vec<Hit>> {
         let selection = self.table.select(filter);
         let all = self.graph.len();
-        let affordable = (expansion.max(limit) * LOOKED_AT * all).isqrt();
+        let limit = limit.min(self.table.len());
+        let affordable = (expansion.max(limit) * LOOKED_AT).saturating_mul(all).isqrt();
         let count = selection.count(affordable);
         let limit = limit.min(count);
         if limit == 0 {
@@ -84,7 +86,7 @@ impl Shard {
 
     /// The best of these. Scores are computed in one way, however the chunks were found.
     fn score(&self, query: &Query, keys: impl Iterator<Item = u32>, limit: usize) -> PortResult<Vec<Hit>> {
-        let mut scratch = Vec::new();
+        let mut scratch = Scratch::default();
         let mut hits = Vec::new();
         for key in keys {
             if let Some(chunk_id) = self.table.chunk(key)
@@ -113,15 +115,17 @@ impl Shard {
         let mut graph = Graph::new(shape)?;
         graph.make_room(self.table.len())?;
         let keys: Vec<u32> = self.table.keys().collect();
-        let mut vectors: Vec<Vec<f32>> = Vec::new();
+        let mut scratch = Scratch::default();
         for (batch, keys) in keys.chunks(COPIED_AT_ONCE).enumerate() {
-            vectors.resize(keys.len(), Vec::new());
-            for (key, vector) in keys.iter().zip(&mut vectors) {
-                self.graph.read(*key, vector)?;
+            let mut vectors: Vec<Vec<f32>> = Vec::with_capacity(keys.len());
+            for key in keys {
+                let vector = self.graph.read(*key, &mut scratch)?;
+                let vector =
+                    vector.ok_or_else(|| PortError::new(ErrorKind::Corrupt, "a vector is missing"))?;
+                vectors.push(vector.to_vec());
             }
             let first = (batch * COPIED_AT_ONCE) as u32;
-            let entries: Vec<(u32, &[f32])> =
-                (first..).zip(vectors.iter().map(Vec::as_slice)).take(keys.len()).collect();
+            let entries: Vec<(u32, &[f32])> = (first..).zip(vectors.iter().map(Vec::as_slice)).collect();
             graph.add(&entries)?;
         }
         Ok(graph)

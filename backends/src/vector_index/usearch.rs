@@ -327,9 +327,7 @@ impl Inner {
                         shard.table.put(document.id, &terms, chunk.id, *key);
                         shard.changed_at = *position;
                         *key += 1;
-                        if !state.homes.contains_key(&document.id) {
-                            state.homes.insert(document.id, scope.clone());
-                        }
+                        state.homes.entry(document.id).or_insert_with(|| scope.clone());
                     }
                     state.tidy(document.id);
                 }
@@ -441,3 +439,7 @@ fn next_key(first: u32, more: usize) -> PortResult<u32> {
         PortError::new(ErrorKind::Overloaded, "a collection holds at most four thousand million vectors")
     })
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -31,7 +31,8 @@ const HEADER_SHARE: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChunkerSettings {
-    /// The most that is embedded of a chunk, title and headings included; a little less than the model reads, which adds tokens of its own.
+    /// The most that is embedded of a chunk, title and headings included; a little less than the model reads, which
+    /// adds tokens of its own.
     pub max_tokens: usize,
     /// What a chunk of a longer text aims at, without title and headings.
     pub target_tokens: usize,
@@ -103,7 +104,8 @@ pub struct ChunkDraft {
 /// Cuts a document into chunks, in order.
 ///
 /// Every visible character is in at least one chunk. A chunk's [`embedded_text`] has at most
-/// `settings.max_tokens` tokens, as far as the tokens of a part can be told from those of the whole. A document that fits into one chunk is one.
+/// `settings.max_tokens` tokens, as far as the tokens of a part can be told from those of the whole. A document
+/// that fits into one chunk is one.
 /// The time is linear in the text; the document is cut into tokens once.
 #[must_use]
 pub fn chunk(

@@ -9,7 +9,8 @@ const LETTERS: usize = 8;
 
 /// Counts words and punctuation marks: close enough to a model's count to size chunks by.
 ///
-/// A run of letters and digits is a token for every eight characters begun; ideographs, kana and every other visible character are a token each.
+/// A run of letters and digits is a token for every eight characters begun; ideographs, kana and every other visible
+/// character are a token each.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WordTokenizer;
 

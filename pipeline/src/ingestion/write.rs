@@ -125,7 +125,6 @@ impl<'a> Writer<'a> {
         let documents = &self.parts.documents;
         let staged = documents.stage(staged).await?;
         let Some(position) = staged.iter().map(|staged| staged.position).max() else { return Ok(()) };
-        self.parts.replication.hint();
         self.parts.replication.wait_for(position, VISIBLE_WITHIN).await?;
         // From here on a search for the new version finds all of it.
         let published = documents.publish(&staged).await?;

@@ -18,7 +18,7 @@ struct Log {
     head: AtomicU64,
     horizon: AtomicU64,
     history: Mutex<Uuid>,
-    down: AtomicBool,
+    down: Mutex<Option<ErrorKind>>,
 }
 
 impl Log {
@@ -42,10 +42,10 @@ impl Log {
     }
 
     fn up<T>(&self, answer: T) -> PortResult<T> {
-        if self.down.load(Ordering::SeqCst) {
-            return Err(PortError::new(ErrorKind::Unavailable, "the store is down"));
+        match *self.down.lock().unwrap() {
+            Some(kind) => Err(PortError::new(kind, "the store is down")),
+            None => Ok(answer),
         }
-        Ok(answer)
     }
 }
 
@@ -272,12 +272,12 @@ async fn failures_are_tried_again_until_they_pass() {
     running.replication.wait_for(3, LONG).await.unwrap();
     assert_eq!((copy.held().applied, copy.held().resets), (vec![1, 2, 3], 1));
 
-    log.down.store(true, Ordering::SeqCst);
+    *log.down.lock().unwrap() = Some(ErrorKind::Unavailable);
     log.append(1);
     let error = running.replication.wait_for(4, Duration::from_secs(20)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(error.to_string().contains("the store is down"), "{error}");
-    log.down.store(false, Ordering::SeqCst);
+    *log.down.lock().unwrap() = None;
     running.replication.wait_for(4, LONG).await.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(running.replication.status()[0].state, ReplicaState::Live);
@@ -292,6 +292,13 @@ async fn a_replica_that_cannot_be_read_starts_anew_and_a_store_that_cannot_chang
     let running = follow(&log, &[&copy], ReplicationSettings::default());
     running.replication.wait_for(3, LONG).await.unwrap();
     assert_eq!((copy.held().applied, copy.held().resets), (vec![1, 2, 3], 1));
+
+    *log.down.lock().unwrap() = Some(ErrorKind::Corrupt);
+    log.append(1);
+    running.replication.wait_for(4, Duration::from_secs(60)).await.unwrap_err();
+    *log.down.lock().unwrap() = None;
+    running.replication.wait_for(4, LONG).await.unwrap();
+    assert_eq!((copy.held().applied, copy.held().resets), (vec![1, 2, 3, 4], 1));
     running.stop().await;
 }
 

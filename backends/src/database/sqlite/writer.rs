@@ -245,7 +245,11 @@ impl Task {
 async fn savepoint(connection: &mut SqliteConnection, write: &mut dyn Write) -> PortResult<()> {
     execute(connection, "SAVEPOINT w").await?;
     if !write.run(connection).await {
-        execute(connection, "ROLLBACK TO w").await?;
+        execute(connection, "ROLLBACK TO w").await.map_err(|source| {
+            // A full disk or a failing one makes SQLite undo the whole transaction by itself.
+            PortError::new(ErrorKind::Unavailable, "a write failed in a way that undid those beside it")
+                .with_source(source)
+        })?;
     }
     execute(connection, "RELEASE w").await
 }

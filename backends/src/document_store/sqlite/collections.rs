@@ -44,19 +44,33 @@ pub(super) async fn describe(
         .port()
 }
 
-/// Removes a collection, not its documents. False where there is none.
-pub(super) async fn delete(
+/// Whether there is such a collection.
+pub(super) async fn exists(
     connection: &mut SqliteConnection,
     tenant: &Tenant,
     name: &Collection,
 ) -> PortResult<bool> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM collections WHERE tenant = ? AND name = ?)")
+        .bind(tenant.as_str())
+        .bind(name.as_str())
+        .fetch_one(connection)
+        .await
+        .port()
+}
+
+/// Removes a collection, not its documents.
+pub(super) async fn delete(
+    connection: &mut SqliteConnection,
+    tenant: &Tenant,
+    name: &Collection,
+) -> PortResult<()> {
     sqlx::query("DELETE FROM collections WHERE tenant = ? AND name = ?")
         .bind(tenant.as_str())
         .bind(name.as_str())
         .execute(connection)
         .await
+        .map(drop)
         .port()
-        .map(|done| done.rows_affected() > 0)
 }
 
 /// A tenant's collections by name, or the one named.

@@ -74,14 +74,14 @@ pub(super) async fn identity(
     .transpose()
 }
 
-/// Makes a document with this identity. A `Conflict` where its external id belongs to another.
+/// Makes a document with this name. A `Conflict` where its external id belongs to another.
 pub(super) async fn insert(
     connection: &mut SqliteConnection,
     id: DocumentId,
     (tenant, collection, external_id): (&Tenant, &Collection, &str),
     now: Timestamp,
-) -> PortResult<()> {
-    sqlx::query(
+) -> PortResult<Identity> {
+    let done = sqlx::query(
         "INSERT INTO documents (id, tenant, collection, external_id, resolved_at) VALUES (?, ?, ?, ?, ?)",
     )
     .bind(id.0.as_bytes().as_slice())
@@ -91,8 +91,16 @@ pub(super) async fn insert(
     .bind(now.timestamp_millis())
     .execute(connection)
     .await
-    .map(drop)
-    .port()
+    .port()?;
+    Ok(Identity {
+        id,
+        key: done.last_insert_rowid(),
+        tenant: tenant.clone(),
+        collection: collection.clone(),
+        external_id: external_id.to_owned(),
+        live_version: None,
+        last_version: 0,
+    })
 }
 
 /// Finds a document's id by its external id.
@@ -113,22 +121,24 @@ pub(super) async fn find(
         .transpose()
 }
 
-/// Writes a version of a document with its text, and counts it as the last. Its position is set at the end of the staging.
+/// Writes a version of a document with its text, and counts it as the last.
 pub(super) async fn insert_version(
     connection: &mut SqliteConnection,
     identity: &Identity,
     version: u64,
+    position: u64,
     staged: &StagedDocument,
     now: Timestamp,
 ) -> PortResult<()> {
     let document = &staged.document;
     sqlx::query(
         "INSERT INTO versions (document, version, base_version, position, chunks, bytes, staged_at, fingerprint, \
-         media_type, title, uri, metadata) VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?)",
+         media_type, title, uri, metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(identity.key)
     .bind(int(version)?)
     .bind(identity.live_version.map(int).transpose()?)
+    .bind(int(position)?)
     .bind(limit(staged.new_chunks.len() + staged.kept_chunks.len()))
     .bind(int(document.bytes)?)
     .bind(now.timestamp_millis())
@@ -150,23 +160,6 @@ pub(super) async fn insert_version(
     sqlx::query("UPDATE documents SET last_version = ? WHERE key = ?")
         .bind(int(version)?)
         .bind(identity.key)
-        .execute(connection)
-        .await
-        .map(drop)
-        .port()
-}
-
-/// Notes the log's position after a version was staged.
-pub(super) async fn set_position(
-    connection: &mut SqliteConnection,
-    key: i64,
-    version: u64,
-    position: u64,
-) -> PortResult<()> {
-    sqlx::query("UPDATE versions SET position = ? WHERE document = ? AND version = ?")
-        .bind(int(position)?)
-        .bind(key)
-        .bind(int(version)?)
         .execute(connection)
         .await
         .map(drop)
@@ -236,29 +229,26 @@ pub(super) async fn delete(connection: &mut SqliteConnection, key: i64) -> PortR
     sqlx::query("DELETE FROM documents WHERE key = ?").bind(key).execute(connection).await.map(drop).port()
 }
 
-/// Removes all documents of a collection, also those that were never published. The ids of those whose chunks the log
-/// may have told of.
-pub(super) async fn delete_all(
+/// Removes up to `most` documents of a collection, also those that were never published. The id of each, and whether the
+/// log may have told of its chunks.
+pub(super) async fn delete_some(
     connection: &mut SqliteConnection,
     tenant: &Tenant,
     collection: &Collection,
-) -> PortResult<Vec<DocumentId>> {
+    most: usize,
+) -> PortResult<Vec<(DocumentId, bool)>> {
     let rows = sqlx::query(
-        "DELETE FROM documents WHERE tenant = ? AND collection = ? RETURNING id, last_version > 0 AS staged",
+        "DELETE FROM documents WHERE key IN \
+         (SELECT key FROM documents WHERE tenant = ? AND collection = ? LIMIT ?) \
+         RETURNING id, last_version > 0 AS was_staged",
     )
     .bind(tenant.as_str())
     .bind(collection.as_str())
+    .bind(limit(most))
     .fetch_all(connection)
     .await
     .port()?;
-    let mut ids = Vec::with_capacity(rows.len());
-    for row in &rows {
-        if row.column::<bool>("staged")? {
-            ids.push(DocumentId(row.uuid("id")?));
-        }
-    }
-    ids.sort_unstable();
-    Ok(ids)
+    rows.iter().map(|row| Ok((DocumentId(row.uuid("id")?), row.column("was_staged")?))).collect()
 }
 
 /// Staged versions that were never published and are older than a time: their documents' keys and ids, and their numbers.

@@ -1,11 +1,7 @@
-//! The changes to documents, each within the caller's transaction: stage, publish, delete, clean.
-
-use std::collections::HashSet;
+//! Publishing, deleting and cleaning, each within the caller's transaction.
 
 use raglan_pipeline::{
-    domain::{
-        Chunk, ChunkId, Collection, DocumentId, LogPosition, Published, StagedDocument, Tenant, Timestamp,
-    },
+    domain::{Collection, DocumentId, LogPosition, Published, Tenant, Timestamp},
     ports::{ErrorKind, PortError, PortResult, Staged},
 };
 use sqlx::SqliteConnection;
@@ -17,105 +13,10 @@ use super::{
 };
 
 /// At most so many chunks share an entry of the log, so that who reads it can bound what it holds in memory.
-const CHUNKS_PER_ENTRY: usize = 256;
+pub(super) const CHUNKS_PER_ENTRY: usize = 256;
 
-/// Writes a version beside the live one.
-pub(super) async fn stage(
-    connection: &mut SqliteConnection,
-    staged: &StagedDocument,
-    now: Timestamp,
-) -> PortResult<Staged> {
-    let document = &staged.document;
-    check_chunks(staged)?;
-    collections::ensure(connection, &document.tenant, &document.collection, now).await?;
-    let identity = identity(connection, staged, now).await?;
-    let version = identity.last_version + 1;
-    documents::insert_version(connection, &identity, version, staged, now).await?;
-
-    // A live chunk that gets the vector of another model stays the live version's: whoever indexes it now must take it
-    // with the title and metadata that readers see.
-    let live = chunks::live_ids(&mut *connection, document.id).await?;
-    let live: HashSet<_> = live.into_iter().map(|(id, _)| id).collect();
-    let (renewed, new): (Vec<_>, Vec<_>) =
-        staged.new_chunks.iter().partition(|chunk| live.contains(&chunk.id));
-    put_chunks(connection, &identity, version, &new, now).await?;
-    put_chunks(connection, &identity, identity.live_version.unwrap_or(version), &renewed, now).await?;
-    let position = changes::head(&mut *connection).await?;
-
-    let places = staged.new_chunks.iter().map(|chunk| (chunk.id, chunk.place));
-    let places = places.chain(staged.kept_chunks.iter().copied());
-    let wanted = staged.new_chunks.len() + staged.kept_chunks.len();
-    let placed = chunks::place(connection, identity.key, version, places).await?;
-    if usize::try_from(placed) != Ok(wanted) {
-        return Err(conflict(document.id, "chunks that it should keep have gone; chunk it again"));
-    }
-    documents::set_position(connection, identity.key, version, position).await?;
-    Ok(Staged { document_id: document.id, version, position })
-}
-
-/// A chunk stands in a version once.
-fn check_chunks(staged: &StagedDocument) -> PortResult<()> {
-    let ids = staged.new_chunks.iter().map(|chunk| chunk.id);
-    let ids = ids.chain(staged.kept_chunks.iter().map(|(id, _)| *id));
-    let mut seen = HashSet::new();
-    match ids.into_iter().find(|id| !seen.insert(*id)) {
-        None => Ok(()),
-        Some(ChunkId(id)) => Err(PortError::new(
-            ErrorKind::Invalid,
-            format!("document {} names chunk {id} twice", staged.document.id),
-        )),
-    }
-}
-
-/// The document's identity. One that was deleted since its id was resolved is made again under that id.
-async fn identity(
-    connection: &mut SqliteConnection,
-    staged: &StagedDocument,
-    now: Timestamp,
-) -> PortResult<Identity> {
-    let document = &staged.document;
-    if documents::identity(connection, document.id).await?.is_none() {
-        let name = (&document.tenant, &document.collection, document.external_id.as_str());
-        documents::insert(connection, document.id, name, now).await?;
-    }
-    let identity = documents::identity(connection, document.id)
-        .await?
-        .ok_or_else(|| PortError::new(ErrorKind::Internal, "a document that was just made is not there"))?;
-    if (&identity.tenant, &identity.collection, &identity.external_id)
-        != (&document.tenant, &document.collection, &document.external_id)
-    {
-        return Err(PortError::new(
-            ErrorKind::Invalid,
-            format!("document {} has another tenant, collection or external id", document.id),
-        ));
-    }
-    Ok(identity)
-}
-
-/// Writes the chunks that the store does not have so yet, and logs them as those of a version.
-async fn put_chunks(
-    connection: &mut SqliteConnection,
-    identity: &Identity,
-    version: u64,
-    chunks: &[&Chunk],
-    now: Timestamp,
-) -> PortResult<()> {
-    for chunks in chunks.chunks(CHUNKS_PER_ENTRY) {
-        // The one writer knows what the next entry's position will be.
-        let position = changes::head(&mut *connection).await? + 1;
-        let mut written = false;
-        for chunk in chunks {
-            written |= chunks::put(connection, identity.key, version, position, chunk).await?;
-        }
-        if written
-            && changes::append(connection, identity.id, &EntryKind::PutChunks(version), now).await?
-                != position
-        {
-            return Err(PortError::new(ErrorKind::Internal, "somebody else wrote to the change log"));
-        }
-    }
-    Ok(())
-}
+/// At most so many documents of a collection are removed at once, so that nobody else's write waits for all of them.
+const DOCUMENTS_PER_STEP: usize = 200;
 
 /// Makes a staged version live and removes what it replaces.
 pub(super) async fn publish(
@@ -201,20 +102,35 @@ pub(super) async fn delete(
     changes::append(connection, id, &EntryKind::DeleteDocument, now).await.map(Some)
 }
 
-/// Removes a collection with all its documents.
-pub(super) async fn delete_collection(
+/// What one step of removing a collection did.
+pub(super) enum Removal {
+    /// There was no such collection.
+    Nothing,
+    /// There are more documents to remove.
+    Some,
+    /// All are gone, and the collection with them: the log's position after it.
+    All(LogPosition),
+}
+
+/// Removes some documents of a collection, and with the last of them the collection itself.
+pub(super) async fn delete_from_collection(
     connection: &mut SqliteConnection,
     tenant: &Tenant,
     name: &Collection,
     now: Timestamp,
-) -> PortResult<Option<LogPosition>> {
-    if !collections::delete(connection, tenant, name).await? {
-        return Ok(None);
+) -> PortResult<Removal> {
+    if !collections::exists(connection, tenant, name).await? {
+        return Ok(Removal::Nothing);
     }
-    for id in documents::delete_all(connection, tenant, name).await? {
-        changes::append(connection, id, &EntryKind::DeleteDocument, now).await?;
+    let removed = documents::delete_some(connection, tenant, name, DOCUMENTS_PER_STEP).await?;
+    for (id, _) in removed.iter().filter(|(_, was_staged)| *was_staged) {
+        changes::append(connection, *id, &EntryKind::DeleteDocument, now).await?;
     }
-    changes::head(connection).await.map(Some)
+    if removed.len() == DOCUMENTS_PER_STEP {
+        return Ok(Removal::Some);
+    }
+    collections::delete(connection, tenant, name).await?;
+    changes::head(connection).await.map(Removal::All)
 }
 
 /// Removes what nobody will publish and what no replica will read. How many versions went.
@@ -234,6 +150,7 @@ pub(super) async fn clean(
     Ok(stale.len() as u64)
 }
 
-fn conflict(id: DocumentId, what: &str) -> PortError {
+/// The caller is to begin anew with what the store has now.
+pub(super) fn conflict(id: DocumentId, what: &str) -> PortError {
     PortError::new(ErrorKind::Conflict, format!("document {id}: {what}"))
 }

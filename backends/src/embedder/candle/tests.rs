@@ -1,3 +1,5 @@
+use std::io::Write;
+
 use raglan_pipeline::contract;
 use serde_json::json;
 
@@ -106,7 +108,8 @@ async fn published() -> Option<CandleEmbedder> {
             Some(tokio::task::spawn_blocking(load).await.unwrap())
         }
         Err(error) => {
-            println!("skipped: {error}");
+            // Past the test harness, which keeps what a passing test prints to itself.
+            let _ = writeln!(std::io::stderr(), "SKIPPED the test on the published model: {error}");
             None
         }
     }

@@ -80,7 +80,8 @@ impl Material {
                 let text = &passage.record.text[part.range.clone()];
                 // Passages overlap: a sentence counts where it was found first.
                 let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
-                if !may_answer(part.kind, text) || !seen.insert(flat) {
+                if !may_answer(part.kind, text) || is_table_head(&parts[index], number) || !seen.insert(flat)
+                {
                     continue;
                 }
                 candidates.push(Candidate {
@@ -89,7 +90,7 @@ impl Material {
                     context: around.context(number),
                     terms: terms[index][number].clone(),
                     lexical: around.lexical(number, &weights),
-                    fit: wants.fit(text, question),
+                    fit: wants.fit(part.kind, text, question),
                     rank: 1.0 / (1.0 + index as f32),
                 });
             }
@@ -120,6 +121,14 @@ fn may_answer(kind: SentenceKind, text: &str) -> bool {
                 && text.chars().any(char::is_alphanumeric)
         }
     }
+}
+
+/// Whether a row is the first of its table, and so names the columns.
+fn is_table_head(parts: &[Sentence], number: usize) -> bool {
+    let row = |number: Option<usize>| {
+        number.and_then(|n| parts.get(n)).is_some_and(|part| part.kind == SentenceKind::Row)
+    };
+    row(Some(number)) && !row(number.checked_sub(1)) && row(Some(number + 1))
 }
 
 /// What each term of the question is worth: the rarer among the sentences, the more. A term that stands nowhere is worth what one

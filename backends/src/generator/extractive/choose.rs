@@ -72,12 +72,14 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
 
 fn score<'a>(candidate: &'a Candidate, pair: Option<(&[f32], &'a [f32])>) -> Scored<'a> {
     let Candidate { lexical, fit, rank, .. } = *candidate;
+    // A date that is not there is a stronger sign than one that is: most sentences with a date are not the answer.
+    let kind = if fit < 0.0 { 0.2 * fit } else { 0.08 * fit };
     let (evidence, vector) = match pair {
         Some((question, vector)) => {
             let related = ((cosine(question, vector) - UNRELATED) / (RELATED - UNRELATED)).clamp(0.0, 1.0);
-            (0.6 * related + 0.4 * lexical + 0.08 * fit, Some(vector))
+            (0.6 * related + 0.4 * lexical + kind, Some(vector))
         }
-        None => (lexical + 0.1 * fit, None),
+        None => (lexical + kind, None),
     };
     Scored { candidate, vector, evidence, score: evidence + 0.05 * rank }
 }

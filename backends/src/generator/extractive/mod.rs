@@ -28,9 +28,10 @@ pub struct ExtractiveSettings {
     /// The most sentences that are embedded for one answer.
     pub max_candidates: usize,
     /// What a sentence needs to count as an answer, from 0 to 1: 0.6 parts relatedness (a cosine of 0.1 is 0, one of 0.7 is 1,
-    /// which suits MiniLM and its like), 0.4 parts the share of the question's terms, and 0.08 more or less for the kind of thing asked for.
+    /// which suits MiniLM and its like), 0.4 parts the share of the question's terms, 0.08 more where it holds the kind of thing asked
+    /// for (a number, a date, a name, steps), and up to 0.2 less where it does not.
     pub threshold: f32,
-    /// The same without an embedder: the share of the question's terms, by rarity, and 0.1 more or less for the kind of thing asked for.
+    /// The same without an embedder: the share of the question's terms, by rarity, and as much more or less for the kind of thing.
     pub lexical_threshold: f32,
 }
 

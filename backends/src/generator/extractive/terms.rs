@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use frostem::{Algorithm, Stemmer};
+use raglan_pipeline::generation::sentences::SentenceKind;
 use unicode_segmentation::UnicodeSegmentation;
 
 /// English words that say nothing about what a text is about. In other languages a few rare words more are compared.
@@ -104,6 +105,7 @@ pub(super) enum Wants {
     Number,
     Date,
     Name,
+    Steps,
     Anything,
 }
 
@@ -121,6 +123,7 @@ impl Wants {
                 ) => {
                     return Self::Number;
                 }
+                ("how", "do" | "can" | "could" | "should" | "must" | "to") => return Self::Steps,
                 ("what" | "which", "percentage" | "number" | "port") => return Self::Number,
                 ("what" | "which", "year" | "date" | "day" | "month" | "time") => return Self::Date,
                 _ => {}
@@ -133,8 +136,8 @@ impl Wants {
         }
     }
 
-    /// How well a sentence can hold such a thing that the question does not hold already: 1 it does, 0 it need not or may, -1 it does not.
-    pub(super) fn fit(self, sentence: &str, question: &str) -> f32 {
+    /// How well a sentence can hold such a thing that the question does not hold already: 1 it does, 0 it need not or may, down to -1 it does not.
+    pub(super) fn fit(self, kind: SentenceKind, sentence: &str, question: &str) -> f32 {
         let asked: BTreeSet<String> = question.unicode_words().map(str::to_lowercase).collect();
         let new: Vec<(usize, &str, String)> = sentence
             .unicode_words()
@@ -155,6 +158,12 @@ impl Wants {
         let capital = |word: &str| word.starts_with(char::is_uppercase);
         match self {
             Self::Anything => 0.0,
+            // A list of steps, what announces one, or a command.
+            Self::Steps => {
+                let steps =
+                    matches!(kind, SentenceKind::Item | SentenceKind::Code) || sentence.ends_with(':');
+                if steps || sentence.contains('`') { 1.0 } else { 0.0 }
+            }
             Self::Number => {
                 if any(&number) {
                     1.0
@@ -179,7 +188,8 @@ impl Wants {
             {
                 0.0
             }
-            Self::Name => -1.0,
+            // Things and places have names without capitals too.
+            Self::Name => -0.4,
         }
     }
 }
@@ -208,7 +218,8 @@ mod tests {
             ("In which year was it built?", Wants::Date),
             ("Who built it?", Wants::Name),
             ("Where is it?", Wants::Name),
-            ("How do I start it?", Wants::Anything),
+            ("How do I start it?", Wants::Steps),
+            ("What is it?", Wants::Anything),
             ("", Wants::Anything),
         ] {
             assert_eq!(Wants::of(question), wants, "{question}");
@@ -225,10 +236,16 @@ mod tests {
             (Wants::Date, "It may be built.", -1.0),
             (Wants::Name, "It was built by Anna Berg.", 1.0),
             (Wants::Name, "Berg built it.", 0.0),
-            (Wants::Name, "The pump was built.", -1.0),
+            (Wants::Name, "The pump was built.", -0.4),
+            (Wants::Steps, "To build it:", 1.0),
+            (Wants::Steps, "Press `Enter`.", 1.0),
+            (Wants::Steps, "It was built.", 0.0),
             (Wants::Anything, "No.", 0.0),
         ] {
-            assert!((wants.fit(sentence, "What about model 7?") - fit).abs() < f32::EPSILON, "{sentence}");
+            assert!(
+                (wants.fit(SentenceKind::Prose, sentence, "What about model 7?") - fit).abs() < f32::EPSILON,
+                "{sentence}"
+            );
         }
     }
 }

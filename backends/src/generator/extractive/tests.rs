@@ -262,6 +262,13 @@ async fn a_list_comes_whole_and_a_back_reference_with_what_it_points_to() {
 }
 
 #[tokio::test]
+async fn the_names_of_columns_answer_nothing() {
+    let generator = ExtractiveGenerator::new(None, ExtractiveSettings::default());
+    let (answer, _) = ask(&generator, "Which product has which price?").await;
+    assert!(!answer.contains("| Product | Price |"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_sentence_that_stands_in_two_passages_is_written_once() {
     let text = "The P-200 moves 40 litres of water a minute.";
     let passages = vec![contract::passage(text), contract::passage(&format!("{text} It is blue."))];

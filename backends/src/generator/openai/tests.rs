@@ -245,16 +245,24 @@ async fn a_server_that_keeps_failing_is_left_alone() {
 
 #[tokio::test]
 async fn a_stream_that_is_cut_is_an_error_after_its_text_and_is_not_repeated() {
-    for cut in [true, false] {
+    for broken in [true, false] {
+        let (cut, told) = oneshot::channel::<()>();
+        let told = Mutex::new(Some(told));
         let (server, settings) = Server::start(move |_| {
-            let end = cut.then(|| Err(io::Error::other("cut")));
-            let pieces = [Ok(Bytes::from(delta("Forty")))].into_iter().chain(end);
-            events(Body::from_stream(futures::stream::iter(pieces.collect::<Vec<_>>())))
+            let told = told.lock().unwrap().take().unwrap();
+            let end = futures::stream::once(async move {
+                told.await.unwrap();
+                if broken { Err(io::Error::other("cut")) } else { Ok(Bytes::new()) }
+            });
+            events(Body::from_stream(futures::stream::iter([Ok(Bytes::from(delta("Forty")))]).chain(end)))
         })
         .await;
-        let items = run(&OpenAiGenerator::new(settings).unwrap()).await.unwrap();
-        assert_eq!(contract::text(&items), "Forty");
-        assert!(matches!(items.last(), Some(Err(ModelError::TryLater { .. }))), "{items:?}");
+        let generator = OpenAiGenerator::new(settings).unwrap();
+        let mut stream = generator.generate(contract::request(), CancellationToken::new()).await.unwrap();
+        assert_eq!(stream.next().await.unwrap().unwrap(), Generated::Delta("Forty".to_owned()));
+        cut.send(()).unwrap();
+        let rest = contract::collect(stream).await;
+        assert!(matches!(rest.as_slice(), [Err(ModelError::TryLater { .. })]), "{rest:?}");
         assert_eq!(server.requests(), 1);
     }
 }

@@ -228,7 +228,18 @@ pub async fn a_collection_goes_with_all_its_documents(store: Store) {
     assert_eq!(texts(&*store, kept).await, ["kept"]);
     assert_eq!(super::Replica::fed_from(&*store).await.texts(), ["kept"]);
     assert_eq!(store.delete_collection(&tenant, &name).await.unwrap(), None);
-    // An empty one goes too.
+    // One with many documents, in calls at once, and an empty one.
+    let mut many = Vec::new();
+    for i in 0..450 {
+        many.push(Draft::new(&format!("d{i}"), &["one of many"]).within("old").build(&*store).await);
+    }
+    let staged = store.stage(many).await.unwrap();
+    store.publish(&staged).await.unwrap();
+    let (one, two) =
+        tokio::join!(store.delete_collection(&tenant, &name), store.delete_collection(&tenant, &name));
+    assert!(one.unwrap().max(two.unwrap()).is_some());
+    assert_eq!(store.collection(&tenant, &name).await.unwrap(), None);
+    assert_eq!(super::Replica::fed_from(&*store).await.texts(), ["kept"]);
     store.put_collection(&tenant, &name, "").await.unwrap();
     assert!(store.delete_collection(&tenant, &name).await.unwrap().is_some());
 }

@@ -87,9 +87,14 @@ pub(super) fn pieces(
             // What ends with a colon leads in what follows: better not to part them.
             let leads_in = pieces.last().is_some_and(|last| text[last.range.clone()].ends_with(':'));
             for (nth, part) in parts(text, block, units).into_iter().enumerate() {
+                let after_empty_line =
+                    |last: &Piece| text[last.range.end..part.start].matches('\n').count() > 1;
                 let gap = match nth {
                     0 if heading => Gap::Section,
                     0 if !leads_in => Gap::Block,
+                    0 => Gap::Sentence,
+                    // Code is made of blocks too.
+                    _ if pieces.last().is_some_and(after_empty_line) => Gap::Block,
                     _ => Gap::Sentence,
                 };
                 let tokens = units.count(&part);
