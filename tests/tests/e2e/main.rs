@@ -1,0 +1,21 @@
+//! Raglan from outside: the real binary is started, and everything is seen through HTTP, sockets, webhooks and its commands.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests fail by panicking
+
+mod answers;
+mod cancelling;
+mod commands;
+mod corpus;
+mod documents;
+mod files;
+mod formats;
+mod idempotency;
+mod lifetime;
+mod malformed;
+mod openapi;
+mod polling;
+mod questions;
+mod slow_reader;
+mod sockets;
+mod streaming;
+mod tenants;
+mod webhooks;
