@@ -11,10 +11,11 @@ mod error;
 mod extract;
 mod openapi;
 mod routes;
+mod serve;
 mod state;
 
+pub use axum::Router;
 use axum::{
-    Router,
     extract::DefaultBodyLimit,
     http::{HeaderName, HeaderValue, Method, header},
     middleware::{from_fn, from_fn_with_state},
@@ -29,6 +30,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use crate::{
     error::{PROBLEM_JSON, ProblemBody, ProblemItem},
     routes::uploads::{remove_old_uploads, sweep_uploads},
+    serve::serve,
     state::{
         ApiKey, ApiParts, ApiSettings, Health, HealthReport, Limits, PartHealth, PartState, StreamSettings,
         Visibility,

@@ -58,6 +58,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if std::env::var_os("RAYON_NUM_THREADS").is_none() {
+        // The embedder runs one batch a thread; candle would split each product over all cores besides, and they would be in each other's way.
+        // SAFETY: no other thread runs yet.
+        unsafe { std::env::set_var("RAYON_NUM_THREADS", "1") };
+    }
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -88,10 +93,7 @@ async fn run(cli: Cli) -> ExitCode {
             Err(error) => Err(error),
         },
         Command::Config => print(config::DEFAULTS),
-        Command::Openapi => match raglan_api::openapi().to_pretty_json() {
-            Ok(json) => print_line(&json),
-            Err(error) => Err(error.into()),
-        },
+        Command::Openapi => print(&String::from_utf8_lossy(&raglan_api::openapi_json())),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "raglan", &mut script);

@@ -3,7 +3,6 @@
 use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use axum::serve::ListenerExt;
 use clap::Args;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use raglan_api::ApiKey;
@@ -78,14 +77,7 @@ pub async fn run(mut config: Config, serve: Serve) -> anyhow::Result<()> {
     };
     let router = std::mem::take(&mut embedded.router);
     let stop_http = CancellationToken::new();
-    let http = tokio::spawn({
-        let stop = stop_http.clone();
-        let listener = listener.tap_io(|stream| {
-            // Tokens are small; waiting to fill a packet would only delay them.
-            let _ = stream.set_nodelay(true);
-        });
-        async move { axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await }
-    });
+    let http = tokio::spawn(raglan_api::serve(listener, router, stop_http.clone()));
     crate::print_line(&format!("ready http://{address}"))?;
     hint(address, &config);
 
@@ -106,8 +98,10 @@ pub async fn run(mut config: Config, serve: Serve) -> anyhow::Result<()> {
     stop_http.cancel();
     let closing = async {
         while beside.join_next().await.is_some() {}
-        if let Err(error) = http.await {
-            warn!(%error, "server did not end cleanly");
+        match http.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "server did not end cleanly"),
+            Err(error) => warn!(%error, "server did not end cleanly"),
         }
     };
     let workers = embedded.stop();

@@ -17,13 +17,13 @@ use raglan_backends::{
         SimulatedSettings,
     },
     job_store::SqliteJobStore,
-    keyword_index::TantivyIndex,
+    keyword_index::tantivy::TantivyIndex,
     parser::{DefaultParser, ParserLimits},
-    vector_index::UsearchIndex,
+    vector_index::usearch::UsearchIndex,
     webhook_sender::{HttpWebhookSender, SenderSettings},
 };
 use raglan_pipeline::{
-    decorators::{BreakerSettings, BreakerVectorIndex, CircuitBreaker},
+    decorators::breaker::{BreakerSettings, BreakerVectorIndex, CircuitBreaker},
     delivery::DeliveryStage,
     domain::Stage,
     follow::Follow,
@@ -67,7 +67,7 @@ pub struct EmbeddedParts {
 /// Everything in one process, running.
 pub struct Embedded {
     /// The API.
-    pub router: axum::Router,
+    pub router: raglan_api::Router,
     database: SqliteDatabase,
     replication: Arc<Replication>,
     workers: Running,
@@ -93,8 +93,7 @@ impl Embedded {
 
         let stop_replication = CancellationToken::new();
         let indexes = Indexes::open(data, &models).await?;
-        let replication =
-            Replication::start(documents.clone(), indexes.replicas(), stop_replication.clone()).await?;
+        let replication = Replication::start(documents.clone(), indexes.replicas(), stop_replication.clone());
 
         let lifecycle = Arc::new(lifecycle(&config, jobs, &database).await?);
         let sender = Arc::new(HttpWebhookSender::new(SenderSettings {
@@ -106,7 +105,8 @@ impl Embedded {
             documents: documents.clone(),
             embedder: models.embedder.clone(),
             vectors: indexes.vectors.clone().map(|index| {
-                let breaker = CircuitBreaker::new("vector_index", BreakerSettings::default());
+                let settings = BreakerSettings { call_timeout: Some(SIDE_TIMEOUT), ..BreakerSettings::default() };
+                let breaker = CircuitBreaker::new("vector_index", settings);
                 Arc::new(BreakerVectorIndex::new(index, breaker)) as Arc<dyn VectorIndex>
             }),
             keywords: indexes.keywords.clone(),
@@ -236,6 +236,8 @@ async fn lifecycle(
             capacity: capacity.saturating_mul(2),
             // The job's own attempts end first; this is for messages whose job cannot even be taken.
             max_attempts: max_attempts.saturating_mul(2).max(10),
+            // Longer than any job may take; the job's own lease in the store is what tells that its worker died.
+            lease: Duration::from_secs(config.jobs.max_deadline_s),
             ..BrokerSettings::default()
         }),
         events: InProcessEventLog::new(EventLogSettings {
@@ -244,7 +246,7 @@ async fn lifecycle(
             ..EventLogSettings::default()
         }),
         cache: InProcessCache::new(config.memory.cache_bytes),
-        blobs: Arc::new(LocalBlobStore::open(&config.data_dir.join("blobs"))?),
+        blobs: Arc::new(LocalBlobStore::open(config.data_dir.join("blobs")).await?),
         views: Views::new(config.server.public_url.clone()),
         settings: LifecycleSettings {
             republish_after: Duration::from_secs(republish_after_s),
@@ -389,7 +391,6 @@ impl raglan_api::Visibility for Visible {
         &self,
         position: raglan_pipeline::domain::LogPosition,
     ) -> raglan_pipeline::ports::PortResult<()> {
-        self.0.hint();
         self.0.wait_for(position, DELETE_WAIT).await
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use raglan_api::{Health, HealthReport, PartHealth, PartState};
 use raglan_pipeline::{
     ports::DocumentStore,
-    replication::{Replication, State},
+    replication::{ReplicaState, Replication},
     retrieval::EmbedderSlot,
 };
 
@@ -45,14 +45,15 @@ impl Health for ProcessHealth {
                 part("embedder", PartState::Degraded, "the model could not be had: keyword search alone")
             }
         };
-        let indexes = self.replication.status().into_iter().map(|replica| match replica.state {
-            State::Live => part(replica.name, PartState::Ok, format!("at change {}", replica.position)),
-            State::CatchingUp { head } => {
-                let detail = format!("at change {} of {head}", replica.position);
-                part(replica.name, PartState::Starting, detail)
-            }
-            // The other index answers meanwhile.
-            State::Failing { error } => part(replica.name, PartState::Degraded, error),
+        let indexes = self.replication.status().into_iter().map(|replica| {
+            let state = match replica.state {
+                ReplicaState::Live => PartState::Ok,
+                ReplicaState::CatchingUp => PartState::Starting,
+                // The other index answers meanwhile.
+                ReplicaState::Failing { .. } => PartState::Degraded,
+                ReplicaState::Stopped => PartState::Failing,
+            };
+            part(replica.name, state, replica.to_string())
         });
         let parts: Vec<PartHealth> = [store, embedder].into_iter().chain(indexes).collect();
         let ready = parts.iter().all(|part| !matches!(part.state, PartState::Failing | PartState::Starting));

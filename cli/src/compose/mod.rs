@@ -5,6 +5,5 @@ mod health;
 mod models;
 mod secrets;
 
-pub use embedded::{Embedded, EmbeddedParts};
+pub use embedded::{Embedded, EmbeddedParts, lock};
 pub use models::{Models, embedding_model};
-pub use secrets::signing_secrets;

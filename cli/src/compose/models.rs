@@ -7,12 +7,12 @@ use std::{
 
 use anyhow::Context;
 use raglan_backends::{
-    embedder::CandleEmbedder,
+    embedder::candle::CandleEmbedder,
     models::{BatchSettings, ModelFolder, ModelSource, ModelSpec, Progress, default_cache_dir, fetch},
-    reranker::CandleReranker,
+    reranker::candle::CandleReranker,
 };
 use raglan_pipeline::{
-    decorators::{BreakerEmbedder, BreakerSettings, CircuitBreaker},
+    decorators::breaker::{BreakerEmbedder, BreakerSettings, CircuitBreaker},
     ports::Reranker,
     retrieval::EmbedderSlot,
 };

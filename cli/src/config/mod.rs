@@ -3,7 +3,7 @@
 mod load;
 mod model;
 
-pub use load::{ConfigError, load, redacted};
+pub use load::{load, redacted};
 pub use model::*;
 
 /// The default configuration with its comments, as `raglan config` prints it.

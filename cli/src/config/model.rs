@@ -152,7 +152,7 @@ pub struct OpenAi {
 #[serde(deny_unknown_fields)]
 pub struct Simulated {
     pub name: String,
-    pub tokens: usize,
+    pub tokens: u32,
     pub tokens_per_s: f64,
     #[serde(default)]
     pub first_token_ms: u64,
