@@ -124,7 +124,12 @@ impl Sync {
             ];
             query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
             let request = self.api.request(reqwest::Method::GET, "/v1/documents").query(&query);
-            let page: Value = self.api.send(request).await?;
+            let page: Value = match self.api.send(request).await {
+                Ok(page) => page,
+                // The collection is made with its first document.
+                Err(ApiError::Refused { status: 404, .. }) => return Ok(held),
+                Err(error) => return Err(error.into()),
+            };
             for document in page["documents"].as_array().into_iter().flatten() {
                 held.insert(
                     string(document, "external_id").to_owned(),
