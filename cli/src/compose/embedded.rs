@@ -105,7 +105,8 @@ impl Embedded {
             documents: documents.clone(),
             embedder: models.embedder.clone(),
             vectors: indexes.vectors.clone().map(|index| {
-                let settings = BreakerSettings { call_timeout: Some(SIDE_TIMEOUT), ..BreakerSettings::default() };
+                let settings =
+                    BreakerSettings { call_timeout: Some(SIDE_TIMEOUT), ..BreakerSettings::default() };
                 let breaker = CircuitBreaker::new("vector_index", settings);
                 Arc::new(BreakerVectorIndex::new(index, breaker)) as Arc<dyn VectorIndex>
             }),
@@ -136,6 +137,7 @@ impl Embedded {
             },
             &stop_workers,
         );
+        tokio::spawn(raglan_api::sweep_uploads(lifecycle.blobs.clone(), stop_api.clone()));
         let health = ProcessHealth::new(replication.clone(), documents.clone(), models.embedder.clone());
         let router = raglan_api::router(ApiParts {
             submit: Arc::new(Submit::new(
