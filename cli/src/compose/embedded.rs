@@ -105,7 +105,8 @@ impl Embedded {
             documents: documents.clone(),
             embedder: models.embedder.clone(),
             vectors: indexes.vectors.clone().map(|index| {
-                let settings = BreakerSettings { call_timeout: Some(SIDE_TIMEOUT), ..BreakerSettings::default() };
+                let settings =
+                    BreakerSettings { call_timeout: Some(SIDE_TIMEOUT), ..BreakerSettings::default() };
                 let breaker = CircuitBreaker::new("vector_index", settings);
                 Arc::new(BreakerVectorIndex::new(index, breaker)) as Arc<dyn VectorIndex>
             }),
