@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use crate::{
-    domain::{EventType, Job, JobId, JobSpec, NewEvent, Stage},
+    domain::{EventType, Job, JobId, JobSpec, NewEvent, Priority, Stage},
     message::Message,
     ports::{
         BlobStore, Broker, Cache, DeliveryStore, Ended, Ending, Envelope, EventLog, JobStore, Namespace,
@@ -40,6 +40,12 @@ impl Default for LifecycleSettings {
         }
     }
 }
+
+/// How long a delivery that was put on the queue is left alone before it is put there again.
+const DELIVERY_LEASE: Duration = Duration::from_secs(60);
+
+/// How many deliveries the end of one job, or a replay, puts on the queue: its own, and some that are due beside it.
+pub const DELIVERIES_AT_ONCE: usize = 8;
 
 /// The ports that a job's changes touch.
 pub struct Lifecycle {
@@ -118,8 +124,10 @@ impl Lifecycle {
         if let Some(kind) = EventType::ending(job.status) {
             self.announce(job, kind, self.views.job_json(job)).await;
         }
-        if job.webhook.is_some() {
-            self.send_webhooks(job).await;
+        if job.webhook.is_some()
+            && let Err(error) = self.dispatch_deliveries(DELIVERIES_AT_ONCE).await
+        {
+            warn!(job_id = %job.id, %error, "webhook not published; the sweeper will");
         }
         if let Err(error) = self.events.forget(job.id, self.settings.events_ttl).await {
             warn!(job_id = %job.id, %error, "events not set to expire");
@@ -129,21 +137,18 @@ impl Lifecycle {
         }
     }
 
-    async fn send_webhooks(&self, job: &Job) {
-        let published = async {
-            for delivery in self.deliveries.of_job(job.id).await? {
-                let envelope = Envelope {
-                    message: Message::Delivery { delivery_id: delivery.id },
-                    priority: job.priority,
-                    tenant: job.tenant.clone(),
-                };
-                self.broker.publish(Stage::Webhook, envelope, Duration::ZERO).await?;
-            }
-            PortResult::Ok(())
-        };
-        if let Err(error) = published.await {
-            warn!(job_id = %job.id, %error, "webhook not published; the sweeper will");
+    /// Puts the deliveries that are due on the webhook queue. Each is leased to this call, so that it is not put there twice: a try
+    /// takes less than the lease, and one that died is due again after it.
+    pub async fn dispatch_deliveries(&self, limit: usize) -> PortResult<()> {
+        for delivery in self.deliveries.due(limit, DELIVERY_LEASE).await? {
+            let envelope = Envelope {
+                message: Message::Delivery { delivery_id: delivery.id },
+                priority: Priority::Normal,
+                tenant: delivery.tenant,
+            };
+            self.broker.publish(Stage::Webhook, envelope, Duration::ZERO).await?;
         }
+        Ok(())
     }
 
     /// Removes the uploads and the manifest of an ingestion. What a crash leaves is removed with the job.

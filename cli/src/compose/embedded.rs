@@ -137,6 +137,7 @@ impl Embedded {
             },
             &stop_workers,
         );
+        tokio::spawn(raglan_api::sweep_uploads(lifecycle.blobs.clone(), stop_api.clone()));
         let health = ProcessHealth::new(replication.clone(), documents.clone(), models.embedder.clone());
         let router = raglan_api::router(ApiParts {
             submit: Arc::new(Submit::new(

@@ -274,6 +274,11 @@ fn check(config: &Config, problems: &mut Vec<String>) {
                 .push(format!("{at}.select.top_k: must be from 1 to limits.top_k ({})", config.limits.top_k));
         }
     }
+    for pipeline in &config.indexing_pipelines {
+        if let Some(problem) = pipeline.chunk.problem() {
+            problems.push(format!("indexing_pipelines.{}.chunk: {problem}", pipeline.name));
+        }
+    }
     for (name, value) in [
         ("workers.retrieval", config.workers.retrieval),
         ("workers.generation", config.workers.generation),
