@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use raglan_tests::{Api, Receiver, ServerOptions, eventually};
@@ -26,12 +26,14 @@ use crate::{
 
 const DOCUMENTS: usize = 150;
 /// Documents of one request.
-const GROUP: usize = 10;
+const GROUP: usize = 5;
 /// Clients that send documents; each has documents of its own.
-const SENDERS: usize = 3;
+const SENDERS: usize = 5;
 const SEARCHERS: usize = 2;
+/// Between two searches of one client, so that searching does not take all of the machine.
+const BETWEEN_SEARCHES: Duration = Duration::from_millis(15);
 /// How long the process lives between two kills, in milliseconds.
-const LIFE_MS: std::ops::Range<u64> = 30..800;
+const LIFE_MS: std::ops::Range<u64> = 30..1_000;
 
 /// Small chunks, so that each document has several, and searches that show all of them.
 fn options() -> ServerOptions {
@@ -148,13 +150,13 @@ async fn search_documents(world: Arc<World>, seed: u64) -> Sightings {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut sightings = Sightings::default();
     while !world.calm.load(Ordering::SeqCst) {
+        tokio::time::sleep(BETWEEN_SEARCHES).await;
         let document = rng.random_range(0..DOCUMENTS);
         let known = &world.documents[document];
         let confirmed = known.confirmed.load(Ordering::SeqCst);
         let body = json!({"query": boxes::word(document), "pipeline": "all"});
         let search = |http: &reqwest::Client, url: &str| http.post(format!("{url}/v1/search")).json(&body);
         let Some((status, answer)) = world.client.try_send(search).await else {
-            tokio::task::yield_now().await;
             continue;
         };
         if status == 404 && confirmed == 0 {

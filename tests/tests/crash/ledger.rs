@@ -34,8 +34,8 @@ pub struct Account {
     pub accepted: usize,
     /// Submissions that were cut off and sent again.
     pub cut_off: usize,
-    /// Jobs that were seen ended before the last kill.
-    pub ended_before: usize,
+    /// Jobs whose end was seen by their client, between kills, and compared at the end.
+    pub seen_ended: usize,
     /// Accepted and not there, or there and not ended.
     pub lost: Vec<String>,
     /// Keys with two jobs, and jobs that nobody was told of.
@@ -115,7 +115,7 @@ impl Ledger {
         // Fails the test where the job does not end.
         let job = api.ended(id).await;
         if let Some(before) = &entry.ended {
-            account.ended_before += 1;
+            account.seen_ended += 1;
             if before != &job {
                 account.ended_twice.push(format!("{id} was {before:#} and is {job:#}"));
             }
@@ -155,7 +155,7 @@ impl Account {
     pub fn rows(&self) -> Vec<(&'static str, String)> {
         vec![
             ("jobs accepted", self.accepted.to_string()),
-            ("… of them ended before the last kill", self.ended_before.to_string()),
+            ("… of them seen ended, and again at the end", self.seen_ended.to_string()),
             ("submissions cut off and sent again", self.cut_off.to_string()),
             ("lost", self.lost.len().to_string()),
             ("duplicated", self.duplicated.len().to_string()),
@@ -177,6 +177,6 @@ impl Account {
 pub fn print(title: &str, rows: &[(&str, String)]) {
     println!("{title}");
     for (name, value) in rows {
-        println!("  {name:<40} {value}");
+        println!("  {name:<44} {value}");
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 const QUERIES: usize = 200;
-const DOCUMENTS: usize = 12;
+const DOCUMENTS: usize = 50;
 /// How long the process lives between two kills, in milliseconds.
 const LIFE_MS: std::ops::Range<u64> = 30..600;
 
@@ -37,7 +37,7 @@ fn options() -> ServerOptions {
 
 fn question(n: usize, receiver: &str) -> Value {
     json!({
-        "query": format!("What does the {} of {} name? ({n})", boxes::COMMON_WORD, boxes::word(n % DOCUMENTS)),
+        "query": format!("What does the {} of {} name on shelf{}?", boxes::COMMON_WORD, boxes::word(n % DOCUMENTS), n / DOCUMENTS),
         "pipeline": if n.is_multiple_of(2) { "steady" } else { "default" },
         "webhook": {"url": receiver},
         "metadata": {"number": n},
