@@ -52,6 +52,8 @@ CREATE TABLE deliveries (
     attempts    TEXT    NOT NULL,
     -- Set as long as the delivery is pending, and only then.
     next_at     INTEGER,
+    -- When it was due before somebody leased it until next_at; set as long as it is leased.
+    leased_from INTEGER,
     created_at  INTEGER NOT NULL
 ) STRICT;
 

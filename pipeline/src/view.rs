@@ -2,7 +2,7 @@
 //! own, so that the domain can change without breaking a client.
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
@@ -168,6 +168,7 @@ pub struct CitationView {
     /// One past its last character.
     pub end: usize,
     /// The passage's score.
+    #[serde(serialize_with = "shortest")]
     pub score: f32,
 }
 
@@ -276,6 +277,7 @@ pub struct PassageView {
     /// One past its last character.
     pub end: usize,
     /// How well it fits, higher is better; comparable within one search only.
+    #[serde(serialize_with = "shortest")]
     pub score: f32,
     /// Its place in each ranking, from 1.
     pub ranks: RanksView,
@@ -432,6 +434,13 @@ fn to_json<T: Serialize>(value: &T) -> Value {
     serde_json::to_value(value).unwrap_or(Value::Null)
 }
 
+/// A score with the digits that an `f32` has. As it is, it would be written with other digits into a [`Value`] (which holds `f64`) than
+/// into text, and a job's last event and webhook would not be equal to the job.
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes references
+fn shortest<S: Serializer>(score: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(score.to_string().parse().unwrap_or_else(|_| f64::from(*score)))
+}
+
 /// Progress, as jobs and `document.progress` events carry it.
 #[must_use]
 pub fn progress(progress: &Progress) -> ProgressView {
@@ -512,5 +521,25 @@ fn ingestion_result(result: &IngestionResult, spent: Timings) -> IngestionResult
             .collect(),
         model: result.model.clone(),
         timings: timings(spent),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_score_reads_the_same_in_an_event_as_in_an_answer() {
+        #[derive(Serialize)]
+        struct Scored {
+            #[serde(serialize_with = "shortest")]
+            score: f32,
+        }
+        for score in [0.858_956_6, 1.0, 0.1, f32::MIN_POSITIVE, 1e30, -2.5] {
+            let scored = Scored { score };
+            let text = serde_json::to_string(&scored).unwrap();
+            assert_eq!(to_json(&scored), serde_json::from_str::<Value>(&text).unwrap());
+            assert_eq!(text, format!("{{\"score\":{}}}", serde_json::to_string(&score).unwrap()));
+        }
     }
 }

@@ -342,6 +342,10 @@ impl DeliveryStore for Deliveries {
         Ok(Vec::new())
     }
 
+    async fn recover(&self) -> PortResult<u64> {
+        Ok(0)
+    }
+
     async fn next_due(&self) -> PortResult<Option<Timestamp>> {
         Ok(None)
     }

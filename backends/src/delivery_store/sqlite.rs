@@ -49,6 +49,10 @@ impl DeliveryStore for SqliteDeliveryStore {
             .await
     }
 
+    async fn recover(&self) -> PortResult<u64> {
+        self.database.write(|connection| table::recover(connection).boxed()).await
+    }
+
     async fn next_due(&self) -> PortResult<Option<Timestamp>> {
         table::next_due(self.database.readers()).await
     }

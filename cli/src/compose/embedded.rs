@@ -31,7 +31,7 @@ use raglan_pipeline::{
     ingestion::{IngestionParts, IngestionStage},
     lifecycle::{Lifecycle, LifecycleSettings},
     pipelines::Pipelines,
-    ports::{DocumentStore, Generator, JobStore, Replica, VectorIndex},
+    ports::{DeliveryStore, DocumentStore, Generator, JobStore, Replica, VectorIndex},
     replication::Replication,
     retrieval::{RetrievalStage, Retriever, RetrieverParts},
     stage::JobStage,
@@ -90,6 +90,7 @@ impl Embedded {
         if recovered > 0 {
             info!(jobs = recovered, "unfinished jobs of the last run go on");
         }
+        SqliteDeliveryStore::new(database.clone()).recover().await?;
 
         let stop_replication = CancellationToken::new();
         let indexes = Indexes::open(data, &models).await?;

@@ -26,6 +26,7 @@ pub async fn run_all(fresh: impl AsyncFn() -> Stores) {
     a_job_that_ends_once_has_one_delivery(fresh().await).await;
     a_due_delivery_is_handed_to_one_caller(fresh().await).await;
     a_leased_delivery_comes_back_when_the_lease_ends(fresh().await).await;
+    recovery_ends_leases_and_nothing_else(fresh().await).await;
     due_deliveries_come_oldest_first(fresh().await).await;
     attempts_are_kept_in_order_with_what_comes_next(fresh().await).await;
     a_delivery_that_is_over_takes_no_attempt(fresh().await).await;
@@ -155,6 +156,29 @@ pub async fn a_leased_delivery_comes_back_when_the_lease_ends((jobs, deliveries)
     assert!(deliveries.due(10, HOUR).await.unwrap().is_empty());
     let kept = deliveries.get(made.id).await.unwrap().unwrap();
     assert_eq!((kept.status, kept.attempts.len()), (DeliveryStatus::Pending, 0), "a lease is no attempt");
+}
+
+pub async fn recovery_ends_leases_and_nothing_else((jobs, deliveries): Stores) {
+    let scheduled = a_delivery(&*jobs, &*deliveries).await;
+    let over = a_delivery(&*jobs, &*deliveries).await;
+    assert_eq!(deliveries.due(10, HOUR).await.unwrap().len(), 2);
+    let later = Some(now() + TimeDelta::seconds(5));
+    for (id, status, next_at) in
+        [(scheduled.id, DeliveryStatus::Pending, later), (over.id, DeliveryStatus::Delivered, None)]
+    {
+        deliveries.record(id, an_attempt(500), status, next_at).await.unwrap().unwrap();
+    }
+    // Leased twice: the holder of the first lease died.
+    let leased = a_delivery(&*jobs, &*deliveries).await;
+    for lease in [Duration::ZERO, HOUR] {
+        assert_eq!(deliveries.due(10, lease).await.unwrap().len(), 1);
+    }
+    assert_eq!(deliveries.recover().await.unwrap(), 1);
+    assert_eq!(deliveries.recover().await.unwrap(), 0);
+    assert_eq!(deliveries.get(leased.id).await.unwrap().unwrap().next_at, leased.next_at);
+    assert_eq!(deliveries.get(scheduled.id).await.unwrap().unwrap().next_at, later);
+    let due: Vec<_> = deliveries.due(10, HOUR).await.unwrap().iter().map(|delivery| delivery.id).collect();
+    assert_eq!(due, [leased.id]);
 }
 
 pub async fn due_deliveries_come_oldest_first((jobs, deliveries): Stores) {

@@ -23,6 +23,10 @@ pub trait DeliveryStore: Send + Sync {
     /// Pending deliveries whose next try is due, oldest first, each leased to the caller for `lease`.
     async fn due(&self, limit: usize, lease: Duration) -> PortResult<Vec<Delivery>>;
 
+    /// For a process that knows itself to be the only one: ends all leases, so that each delivery is due when it was before. Returns
+    /// how many there were.
+    async fn recover(&self) -> PortResult<u64>;
+
     /// When the earliest pending delivery is due; none where nothing is pending.
     async fn next_due(&self) -> PortResult<Option<Timestamp>>;
 

@@ -32,17 +32,19 @@ pub(crate) async fn insert(connection: &mut SqliteConnection, delivery: &Deliver
     .port()
 }
 
-/// Writes back all of a delivery that ever changes.
+/// Writes back all of a delivery that ever changes. Whoever had leased it has it no more.
 pub(super) async fn update(connection: &mut SqliteConnection, delivery: &Delivery) -> PortResult<()> {
-    sqlx::query("UPDATE deliveries SET status = ?, attempts = ?, next_at = ? WHERE id = ?")
-        .bind(name(&delivery.status)?)
-        .bind(json(&delivery.attempts)?)
-        .bind(delivery.next_at.map(|at| at.timestamp_millis()))
-        .bind(delivery.id.0.as_bytes().as_slice())
-        .execute(connection)
-        .await
-        .map(drop)
-        .port()
+    sqlx::query(
+        "UPDATE deliveries SET status = ?, attempts = ?, next_at = ?, leased_from = NULL WHERE id = ?",
+    )
+    .bind(name(&delivery.status)?)
+    .bind(json(&delivery.attempts)?)
+    .bind(delivery.next_at.map(|at| at.timestamp_millis()))
+    .bind(delivery.id.0.as_bytes().as_slice())
+    .execute(connection)
+    .await
+    .map(drop)
+    .port()
 }
 
 /// A delivery, or none.
@@ -88,10 +90,28 @@ pub(super) async fn lease_due(
     let mut leased = Vec::with_capacity(rows.len());
     for row in &rows {
         let delivery = Delivery { next_at: Some(leased_until), ..delivery(row)? };
-        update(connection, &delivery).await?;
+        sqlx::query(
+            "UPDATE deliveries SET leased_from = coalesce(leased_from, next_at), next_at = ? WHERE id = ?",
+        )
+        .bind(leased_until.timestamp_millis())
+        .bind(delivery.id.0.as_bytes().as_slice())
+        .execute(&mut *connection)
+        .await
+        .port()?;
         leased.push(delivery);
     }
     Ok(leased)
+}
+
+/// Ends all leases. How many there were.
+pub(super) async fn recover(connection: &mut SqliteConnection) -> PortResult<u64> {
+    sqlx::query(
+        "UPDATE deliveries SET next_at = leased_from, leased_from = NULL WHERE leased_from IS NOT NULL",
+    )
+    .execute(connection)
+    .await
+    .port()
+    .map(|done| done.rows_affected())
 }
 
 /// When the first pending delivery is due.
