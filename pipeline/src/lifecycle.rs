@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use crate::{
-    domain::{EventType, Job, JobId, JobSpec, NewEvent, Stage},
+    domain::{EventType, Job, JobId, JobSpec, NewEvent, Priority, Stage},
     message::Message,
     ports::{
         BlobStore, Broker, Cache, DeliveryStore, Ended, Ending, Envelope, EventLog, JobStore, Namespace,
@@ -16,6 +16,12 @@ use crate::{
     },
     view::Views,
 };
+
+/// How long a delivery that was put on the queue is left alone before it is put there again. Longer than a try takes.
+const DELIVERY_LEASE: Duration = Duration::from_secs(60);
+
+/// So many deliveries are published by one caller; the sweeper comes for the rest.
+const DELIVERIES_AT_ONCE: usize = 500;
 
 /// How long things are kept and how soon the sweeper steps in.
 #[derive(Debug, Clone, PartialEq)]
@@ -118,8 +124,10 @@ impl Lifecycle {
         if let Some(kind) = EventType::ending(job.status) {
             self.announce(job, kind, self.views.job_json(job)).await;
         }
-        if job.webhook.is_some() {
-            self.send_webhooks(job).await;
+        if job.webhook.is_some()
+            && let Err(error) = self.publish_deliveries().await
+        {
+            warn!(job_id = %job.id, %error, "webhook not published; the sweeper will");
         }
         if let Err(error) = self.events.forget(job.id, self.settings.events_ttl).await {
             warn!(job_id = %job.id, %error, "events not set to expire");
@@ -129,21 +137,18 @@ impl Lifecycle {
         }
     }
 
-    async fn send_webhooks(&self, job: &Job) {
-        let published = async {
-            for delivery in self.deliveries.of_job(job.id).await? {
-                let envelope = Envelope {
-                    message: Message::Delivery { delivery_id: delivery.id },
-                    priority: job.priority,
-                    tenant: job.tenant.clone(),
-                };
-                self.broker.publish(Stage::Webhook, envelope, Duration::ZERO).await?;
-            }
-            PortResult::Ok(())
-        };
-        if let Err(error) = published.await {
-            warn!(job_id = %job.id, %error, "webhook not published; the sweeper will");
+    /// Puts the webhooks that are due on their queue. Whoever makes one due calls this, and the sweeper does for those that are due by time: the
+    /// lease that the store gives with each keeps two callers from publishing the same one.
+    pub async fn publish_deliveries(&self) -> PortResult<()> {
+        for delivery in self.deliveries.due(DELIVERIES_AT_ONCE, DELIVERY_LEASE).await? {
+            let envelope = Envelope {
+                message: Message::Delivery { delivery_id: delivery.id },
+                priority: Priority::Normal,
+                tenant: delivery.tenant,
+            };
+            self.broker.publish(Stage::Webhook, envelope, Duration::ZERO).await?;
         }
+        Ok(())
     }
 
     /// Removes the uploads and the manifest of an ingestion. What a crash leaves is removed with the job.

@@ -7,10 +7,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    domain::{Priority, Stage},
     lifecycle::Lifecycle,
-    message::Message,
-    ports::{DocumentStore, Ending, Envelope, PortResult},
+    ports::{DocumentStore, Ending, PortResult},
 };
 
 /// How often and how much.
@@ -36,9 +34,6 @@ pub struct Sweeper {
     documents: Arc<dyn DocumentStore>,
     settings: SweeperSettings,
 }
-
-/// How long a delivery that was put on the queue is left alone before it is put there again.
-const DELIVERY_LEASE: Duration = Duration::from_secs(60);
 
 /// Every so many looks, leftovers are cleared.
 const LOOKS_PER_CLEANING: u32 = 120;
@@ -89,14 +84,7 @@ impl Sweeper {
                 info!(job_id = %job.id, stage = job.stage.as_str(), "job put back on its queue");
             }
         }
-        for delivery in lifecycle.deliveries.due(self.settings.batch, DELIVERY_LEASE).await? {
-            let envelope = Envelope {
-                message: Message::Delivery { delivery_id: delivery.id },
-                priority: Priority::Normal,
-                tenant: delivery.tenant.clone(),
-            };
-            lifecycle.broker.publish(Stage::Webhook, envelope, Duration::ZERO).await?;
-        }
+        lifecycle.publish_deliveries().await?;
         for (stage, waiting) in lifecycle.jobs.waiting().await? {
             #[allow(clippy::cast_precision_loss)] // a gauge
             metrics::gauge!("raglan_jobs_waiting", "stage" => stage.as_str()).set(waiting as f64);

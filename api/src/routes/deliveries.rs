@@ -2,13 +2,8 @@
 
 use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};
-use raglan_pipeline::{
-    domain::{Delivery, DeliveryId, DeliveryStatus, JobId, Priority, Stage},
-    message::Message,
-    ports::Envelope,
-};
+use raglan_pipeline::domain::{Delivery, DeliveryId, DeliveryStatus, JobId};
 use serde::Serialize;
-use std::time::Duration;
 use tracing::warn;
 use url::Url;
 use utoipa::ToSchema;
@@ -131,12 +126,7 @@ pub(crate) async fn replay_delivery(
         return Err(unknown());
     }
     let delivery = state.lifecycle.deliveries.replay(id).await?.ok_or_else(unknown)?;
-    let envelope = Envelope {
-        message: Message::Delivery { delivery_id: id },
-        priority: Priority::Interactive,
-        tenant: caller.tenant,
-    };
-    if let Err(error) = state.lifecycle.broker.publish(Stage::Webhook, envelope, Duration::ZERO).await {
+    if let Err(error) = state.lifecycle.publish_deliveries().await {
         warn!(delivery_id = %id, %error, "replayed webhook not published; the sweeper will");
     }
     Ok(Json(to_view(delivery)))
