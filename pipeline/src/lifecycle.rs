@@ -47,12 +47,6 @@ impl Default for LifecycleSettings {
     }
 }
 
-/// How long a delivery that was put on the queue is left alone before it is put there again.
-const DELIVERY_LEASE: Duration = Duration::from_secs(60);
-
-/// How many deliveries the end of one job, or a replay, puts on the queue: its own, and some that are due beside it.
-pub const DELIVERIES_AT_ONCE: usize = 8;
-
 /// The ports that a job's changes touch.
 pub struct Lifecycle {
     /// The record.
