@@ -74,8 +74,13 @@ fn queries() -> Vec<Case> {
         query(json!({"query": ["x"]}), "query"),
         query(json!({"query": "x".repeat(8_001)}), "query"),
         raw("/v1/queries", "application/json", r#"{"query": "\ud800"}"#, 422).about("query"),
-        raw("/v1/queries", "application/json", format!("{{\"query\": {}1{}}}", "[".repeat(5_000), "]".repeat(5_000)), 422)
-            .about("query"),
+        raw(
+            "/v1/queries",
+            "application/json",
+            format!("{{\"query\": {}1{}}}", "[".repeat(5_000), "]".repeat(5_000)),
+            422,
+        )
+        .about("query"),
         raw("/v1/queries", "application/json", r#"{"query": "a", "query": "b"}"#, 422).about("query"),
         query(json!({"qery": "x"}), "qery"),
         query(json!({"collection": ""}), "collection"),
