@@ -372,6 +372,7 @@ impl DeliveryStore for Deliveries {
         let mut deliveries = self.0.lock().unwrap();
         Ok(deliveries.iter_mut().find(|delivery| delivery.id == id).map(|delivery| {
             delivery.status = DeliveryStatus::Pending;
+            delivery.next_at = Some(now());
             delivery.clone()
         }))
     }
