@@ -11,7 +11,10 @@ use axum::{
 use tracing::{Instrument, error, info_span};
 use uuid::Uuid;
 
-use crate::error::{PROBLEM_JSON, Problem};
+use crate::{
+    error::{PROBLEM_JSON, Problem},
+    unread::Unread,
+};
 
 /// The header with the request's id.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -46,7 +49,8 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestId {
 }
 
 /// Runs a request in its span, and finishes its response.
-pub(crate) async fn finish(mut request: Request, next: Next) -> Response {
+pub(crate) async fn finish(request: Request, next: Next) -> Response {
+    let (mut request, unread) = Unread::lend(request);
     let id = RequestId::of(request.headers());
     let method = request.method().clone();
     // The route and not the path: paths hold ids, and would make a metric of each.
@@ -56,6 +60,9 @@ pub(crate) async fn finish(mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let mut response = next.run(request).instrument(span).await;
     let status = response.status();
+    if status.is_client_error() || status.is_server_error() {
+        unread.read_away().await;
+    }
     let labels =
         [("method", method.as_str().to_owned()), ("route", route), ("status", status.as_u16().to_string())];
     metrics::counter!("raglan_http_requests_total", &labels).increment(1);

@@ -13,6 +13,7 @@ mod openapi;
 mod routes;
 mod serve;
 mod state;
+mod unread;
 
 pub use axum::Router;
 use axum::{
