@@ -19,7 +19,7 @@ pub use receiver::{Receiver, Response, Webhook};
 pub use server::{Server, ServerOptions, merge};
 
 /// How long anything may take before a test gives up. Far beyond what is usual, so that a slow machine breaks no test.
-pub const BOUND: Duration = Duration::from_secs(90);
+pub const BOUND: Duration = Duration::from_secs(150);
 
 /// Between two looks at something that is waited for.
 pub(crate) const LOOK: Duration = Duration::from_millis(20);

@@ -7,8 +7,8 @@ use crate::corpus::{QUESTION, id, server_with};
 
 /// How many sockets nobody reads.
 const READERS: usize = 24;
-/// How many words the answer has; about six megabytes.
-const WORDS: usize = 500_000;
+/// How many words the answer has; more than three megabytes.
+const WORDS: usize = 300_000;
 /// What is kept of all events together.
 const KEPT: usize = 2 << 20;
 
@@ -19,6 +19,8 @@ const KEPT: usize = 2 << 20;
 async fn a_slow_reader_costs_no_memory_and_gets_the_end() {
     let settings = json!({
         "limits": {"answer_tokens": WORDS},
+        // Its one answer is far larger than any other: a worker on a slow machine may be silent for longer than in other tests.
+        "jobs": {"lease_s": 60},
         "memory": {"events_bytes": KEPT},
         "generators": [{"name": "flood", "type": "simulated", "tokens": WORDS, "tokens_per_s": 60_000}],
         "query_pipelines": [{"name": "default", "generate": {"generator": "flood"}}],
@@ -34,7 +36,7 @@ async fn a_slow_reader_costs_no_memory_and_gets_the_end() {
     // One that keeps up shows how far the answer is.
     let mut quick = api.events(&id, None).await;
     let mut written = 0;
-    while written < 4_000_000 {
+    while written < 2_500_000 {
         let event = quick.next().await.expect("the answer is not done");
         assert!(!event.is_final(), "the answer is too short for this test");
         written += event.data["text"].as_str().map_or(0, str::len);
@@ -48,7 +50,7 @@ async fn a_slow_reader_costs_no_memory_and_gets_the_end() {
     }
     drop(quick);
     let job = api.ended(&id).await;
-    assert_eq!(job["status"], "succeeded");
+    assert_eq!(job["status"], "succeeded", "{}", job["error"]);
     let answer = job["result"]["answer"].as_str().unwrap();
 
     for mut socket in sockets.into_iter().take(3) {
