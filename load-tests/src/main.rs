@@ -1,0 +1,38 @@
+//! `raglan-load`: measures a running raglan from outside, over HTTP. What it prints is what `docs/performance.md` is made of.
+//!
+//! Data sets have BEIR's layout: `corpus.jsonl` or `corpus.jsonl.gz`, `queries.jsonl`, `qrels/test.tsv`.
+#![allow(clippy::print_stdout)] // the figures are the output
+
+mod api;
+mod dataset;
+mod idle;
+mod ingest;
+mod process;
+mod ranking;
+mod search;
+mod stats;
+
+use clap::{Parser, Subcommand};
+
+/// Measures a running raglan.
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Ingest(ingest::Ingest),
+    Search(search::Search),
+    Idle(idle::Idle),
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Ingest(ingest) => ingest::run(&ingest).await,
+        Command::Search(search) => search::run(&search).await,
+        Command::Idle(idle) => idle::run(&idle).await,
+    }
+}
