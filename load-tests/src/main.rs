@@ -1,15 +1,21 @@
-//! `raglan-load`: measures a running raglan from outside, over HTTP. What it prints is what `docs/performance.md` is made of.
+//! Measures raglan from outside, over HTTP. What it prints is what `docs/performance.md` is made of.
+//!
+//! ```sh
+//! cargo run --release -p raglan-load-tests -- ingest --dataset DIR --pid PID
+//! cargo run --release -p raglan-load-tests -- search --dataset DIR --mode hybrid vector keyword
+//! cargo run --release -p raglan-load-tests -- start --binary target/release/raglan --data-dir DIR
+//! ```
 //!
 //! Data sets have BEIR's layout: `corpus.jsonl` or `corpus.jsonl.gz`, `queries.jsonl`, `qrels/test.tsv`.
 #![allow(clippy::print_stdout)] // the figures are the output
 
 mod api;
 mod dataset;
-mod idle;
 mod ingest;
 mod process;
 mod ranking;
 mod search;
+mod start;
 mod stats;
 
 use clap::{Parser, Subcommand};
@@ -25,7 +31,7 @@ struct Cli {
 enum Command {
     Ingest(ingest::Ingest),
     Search(search::Search),
-    Idle(idle::Idle),
+    Start(start::Start),
 }
 
 #[tokio::main]
@@ -33,6 +39,6 @@ async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Ingest(ingest) => ingest::run(&ingest).await,
         Command::Search(search) => search::run(&search).await,
-        Command::Idle(idle) => idle::run(&idle).await,
+        Command::Start(start) => start::run(&start).await,
     }
 }

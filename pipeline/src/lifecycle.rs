@@ -17,6 +17,12 @@ use crate::{
     view::Views,
 };
 
+/// How long a delivery that was put on the queue is left alone before it is put there again. Longer than a try takes.
+const DELIVERY_LEASE: Duration = Duration::from_secs(60);
+
+/// So many deliveries are published by one caller; the sweeper comes for the rest.
+const DELIVERIES_AT_ONCE: usize = 500;
+
 /// How long things are kept and how soon the sweeper steps in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LifecycleSettings {
@@ -40,12 +46,6 @@ impl Default for LifecycleSettings {
         }
     }
 }
-
-/// How long a delivery that was put on the queue is left alone before it is put there again.
-const DELIVERY_LEASE: Duration = Duration::from_secs(60);
-
-/// How many deliveries the end of one job, or a replay, puts on the queue: its own, and some that are due beside it.
-pub const DELIVERIES_AT_ONCE: usize = 8;
 
 /// The ports that a job's changes touch.
 pub struct Lifecycle {
@@ -125,7 +125,7 @@ impl Lifecycle {
             self.announce(job, kind, self.views.job_json(job)).await;
         }
         if job.webhook.is_some()
-            && let Err(error) = self.dispatch_deliveries(DELIVERIES_AT_ONCE).await
+            && let Err(error) = self.publish_deliveries().await
         {
             warn!(job_id = %job.id, %error, "webhook not published; the sweeper will");
         }
@@ -137,10 +137,10 @@ impl Lifecycle {
         }
     }
 
-    /// Puts the deliveries that are due on the webhook queue. Each is leased to this call, so that it is not put there twice: a try
-    /// takes less than the lease, and one that died is due again after it.
-    pub async fn dispatch_deliveries(&self, limit: usize) -> PortResult<()> {
-        for delivery in self.deliveries.due(limit, DELIVERY_LEASE).await? {
+    /// Puts the webhooks that are due on their queue. Whoever makes one due calls this, and the sweeper does for those that are due by time: the
+    /// lease that the store gives with each keeps two callers from publishing the same one.
+    pub async fn publish_deliveries(&self) -> PortResult<()> {
+        for delivery in self.deliveries.due(DELIVERIES_AT_ONCE, DELIVERY_LEASE).await? {
             let envelope = Envelope {
                 message: Message::Delivery { delivery_id: delivery.id },
                 priority: Priority::Normal,

@@ -84,7 +84,7 @@ impl Sweeper {
                 info!(job_id = %job.id, stage = job.stage.as_str(), "job put back on its queue");
             }
         }
-        lifecycle.dispatch_deliveries(self.settings.batch).await?;
+        lifecycle.publish_deliveries().await?;
         for (stage, waiting) in lifecycle.jobs.waiting().await? {
             #[allow(clippy::cast_precision_loss)] // a gauge
             metrics::gauge!("raglan_jobs_waiting", "stage" => stage.as_str()).set(waiting as f64);

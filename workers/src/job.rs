@@ -145,7 +145,13 @@ impl JobWorker {
         let left = (job.deadline - now()).to_std().unwrap_or_default();
         let stopped = tokio::select! {
             biased;
-            done = &mut work => return Ok(done.unwrap_or_else(|panic| Err(panicked(panic.as_ref())))),
+            done = &mut work => {
+                let done = done.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+                if done.is_ok() {
+                    self.report_last(job, &context).await;
+                }
+                return Ok(done);
+            }
             () = self.keep_lease(job, reports) => Stopped::Lost,
             () = self.until_ended(job) => Stopped::Lost,
             () = tokio::time::sleep(left) => Stopped::Deadline,
@@ -154,6 +160,18 @@ impl JobWorker {
         context.cancel.cancel();
         let _ = tokio::time::timeout(LEAVE, work).await;
         Err(stopped)
+    }
+
+    /// Writes how far the stage has come at its end: the last report may have come after the last heartbeat, and there is none after it.
+    async fn report_last(&self, job: &Job, context: &StageContext) {
+        let Report { status, progress } = context.report.borrow().clone();
+        if progress.is_none() {
+            return;
+        }
+        let lease = self.lifecycle.settings.lease;
+        if let Err(error) = self.lifecycle.jobs.extend(job.id, job.fence, lease, status, progress).await {
+            debug!(%error, "last progress not written");
+        }
     }
 
     /// Beats until the lease is lost.

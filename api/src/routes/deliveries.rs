@@ -2,10 +2,7 @@
 
 use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};
-use raglan_pipeline::{
-    domain::{Delivery, DeliveryId, DeliveryStatus, JobId},
-    lifecycle::DELIVERIES_AT_ONCE,
-};
+use raglan_pipeline::domain::{Delivery, DeliveryId, DeliveryStatus, JobId};
 use serde::Serialize;
 use tracing::warn;
 use url::Url;
@@ -129,7 +126,7 @@ pub(crate) async fn replay_delivery(
         return Err(unknown());
     }
     let delivery = state.lifecycle.deliveries.replay(id).await?.ok_or_else(unknown)?;
-    if let Err(error) = state.lifecycle.dispatch_deliveries(DELIVERIES_AT_ONCE).await {
+    if let Err(error) = state.lifecycle.publish_deliveries().await {
         warn!(delivery_id = %id, %error, "replayed webhook not published; the sweeper will");
     }
     Ok(Json(to_view(delivery)))

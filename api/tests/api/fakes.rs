@@ -338,8 +338,16 @@ impl DeliveryStore for Deliveries {
         Ok(self.0.lock().unwrap().iter().filter(|delivery| delivery.job_id == job).cloned().collect())
     }
 
-    async fn due(&self, _: usize, _: Duration) -> PortResult<Vec<Delivery>> {
-        Ok(Vec::new())
+    async fn due(&self, limit: usize, lease: Duration) -> PortResult<Vec<Delivery>> {
+        let mut held = self.0.lock().unwrap();
+        let due = held.iter_mut().filter(|delivery| delivery.next_at.is_some_and(|at| at <= now()));
+        Ok(due
+            .take(limit)
+            .map(|delivery| {
+                delivery.next_at = Some(now() + lease);
+                delivery.clone()
+            })
+            .collect())
     }
 
     async fn recover(&self) -> PortResult<u64> {
@@ -364,6 +372,7 @@ impl DeliveryStore for Deliveries {
         let mut deliveries = self.0.lock().unwrap();
         Ok(deliveries.iter_mut().find(|delivery| delivery.id == id).map(|delivery| {
             delivery.status = DeliveryStatus::Pending;
+            delivery.next_at = Some(now());
             delivery.clone()
         }))
     }

@@ -265,7 +265,7 @@ fn documents() -> Vec<Case> {
             "unknown type",
             post("application/zip"),
             "x",
-            (415, "unsupported_media_type", Some("content-type")),
+            (415, "unsupported_media_type", Some("Content-Type")),
         ),
         case("compressed", post(NDJSON), "", (400, "invalid_json", None)),
         case("bad line", post(NDJSON), "{\"text\":\"a\"}\n{\"text\":\n", (422, "invalid_documents", None)),

@@ -1,7 +1,5 @@
 //! Generators: what writes the answers.
 
-#[cfg(feature = "http")]
-mod breaker;
 mod extractive;
 #[cfg(feature = "http")]
 mod openai;

@@ -78,11 +78,17 @@ pub async fn run(mut config: Config, serve: Serve) -> anyhow::Result<()> {
     let router = std::mem::take(&mut embedded.router);
     let stop_http = CancellationToken::new();
     let http = tokio::spawn(raglan_api::serve(listener, router, stop_http.clone()));
-    crate::print_line(&format!("ready http://{address}"))?;
-    hint(address, &config);
-
     let mut beside = JoinSet::new();
     beside.spawn(upkeep(recorder, stop_api.clone()));
+    // Requests are answered already, /readyz among them; ready is said when searches see all that the store holds.
+    let stopped = tokio::select! {
+        () = embedded.caught_up() => false,
+        () = signals.stop() => true,
+    };
+    if !stopped {
+        crate::print_line(&format!("ready http://{address}"))?;
+        hint(address, &config);
+    }
     for path in serve.docs.clone() {
         let connection = Connection { url: own_url(address)?, key: Some(own_key.clone()) };
         let memory =
@@ -91,7 +97,9 @@ pub async fn run(mut config: Config, serve: Serve) -> anyhow::Result<()> {
         beside.spawn(follow(path, sync, serve.watch, stop_api.clone()));
     }
 
-    signals.stop().await;
+    if !stopped {
+        signals.stop().await;
+    }
     info!("stopping");
     // No new work, then no new requests; streams end, so that their readers resume elsewhere.
     stop_api.cancel();

@@ -161,6 +161,11 @@ impl Embedded {
         Ok(Self { router, database, replication, workers, stop_workers, stop_replication, _lock: lock })
     }
 
+    /// Waits until searches see all that the store holds, which they do not while an index catches up after the start.
+    pub async fn caught_up(&self) {
+        self.replication.caught_up().await;
+    }
+
     /// Drains the workers, saves the indexes, closes the database.
     pub async fn stop(self) {
         self.stop_workers.cancel();

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::Context;
 use notify::RecursiveMode;
-use notify_debouncer_full::new_debouncer;
+use notify_debouncer_full::{DebounceEventResult, new_debouncer};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -20,7 +20,12 @@ const RELOOK: Duration = Duration::from_secs(60);
 /// Syncs whenever something under `root` changes, until cancelled. A sync that fails is tried again with the next look.
 pub async fn watch(root: &Path, sync: &mut Sync, cancel: &CancellationToken) -> anyhow::Result<()> {
     let (sender, mut changes) = mpsc::channel(1);
-    let mut debouncer = new_debouncer(QUIET, None, move |_| {
+    let first_look = sender.clone();
+    let mut debouncer = new_debouncer(QUIET, None, move |seen: DebounceEventResult| {
+        // Reading a folder, as a look does, is no change of it.
+        if seen.is_ok_and(|events| events.iter().all(|event| event.kind.is_access())) {
+            return;
+        }
         // One change waiting is enough: a look sees all.
         let _ = sender.try_send(());
     })
@@ -28,6 +33,8 @@ pub async fn watch(root: &Path, sync: &mut Sync, cancel: &CancellationToken) -> 
     debouncer
         .watch(root, RecursiveMode::Recursive)
         .with_context(|| format!("{} cannot be watched", root.display()))?;
+    // What changed before the watch began was told by nobody.
+    let _ = first_look.try_send(());
     loop {
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),

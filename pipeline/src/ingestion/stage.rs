@@ -160,6 +160,7 @@ impl IngestionStage {
             }
         }
         tally.status(JobStatus::Indexing).await;
-        writer.write(batch, context, tally).await
+        writer.write(batch, context, tally).await?;
+        writer.settle().await
     }
 }

@@ -37,7 +37,14 @@ impl<'a> Writer<'a> {
         Self { parts, job }
     }
 
-    /// Writes a batch; when this returns, searches find it.
+    /// Waits until searches see the documents as they are now: what was published last changes the indexes too, where a title or metadata
+    /// became another one or chunks went.
+    pub(super) async fn settle(&self) -> Result<(), StageError> {
+        let head = self.parts.documents.head().await?;
+        Ok(self.parts.replication.wait_for(head, VISIBLE_WITHIN).await?)
+    }
+
+    /// Writes a batch; when this returns, searches find what is new in it.
     pub(super) async fn write(
         &self,
         batch: Vec<Ready>,

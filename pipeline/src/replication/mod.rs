@@ -227,6 +227,14 @@ impl Replication {
         self.lanes.iter().map(|lane| lane.status.borrow().clone()).collect()
     }
 
+    /// Waits until no replica is catching up any more: each has everything, fails, or has stopped.
+    pub async fn caught_up(&self) {
+        for lane in &self.lanes {
+            // An error means that its task is gone: nothing more will come of it.
+            let _ = lane.status.clone().wait_for(|status| status.state != ReplicaState::CatchingUp).await;
+        }
+    }
+
     /// Waits until all followers have ended, which they do after the cancellation given at the start, once their replica is saved.
     pub async fn join(&self) {
         self.tasks.wait().await;

@@ -73,7 +73,8 @@ async fn a_job_whose_searches_all_fail_is_tried_again_and_then_fails_with_its_re
 async fn a_cache_that_is_down_makes_a_job_slower_and_never_wrong() {
     let world = world().await;
     world.faults.cache.set(Faults::always());
-    let answered = result(world.ended(world.ask("How long are books lent?").await).await);
+    let answered =
+        result(world.ended(world.ask("For how many weeks does the library lend books?").await).await);
     assert!(answered.answer.contains("three weeks"), "{}", answered.answer);
     assert_eq!(answered.degraded, [Degraded::PassagesEvicted]);
 }

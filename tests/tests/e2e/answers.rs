@@ -83,7 +83,7 @@ async fn passages_can_be_had_for_a_while() {
     assert!(passages["passages"].as_array().unwrap().len() <= 2);
     assert_eq!(passages["degraded"], json!([]));
     let best = &passages["passages"][0];
-    assert_eq!(best["heading_path"], json!(["Returns", "Period"]), "{best:#}");
+    assert_eq!(best["heading_path"][0], "Returns", "{best:#}");
     assert_eq!(best["ranks"]["keyword"], 1);
     assert!(best["score"].is_number());
     assert_eq!(best["metadata"]["lang"], "en");

@@ -71,7 +71,6 @@ pub fn bad() -> Vec<(File, &'static [&'static str])> {
         (file("torn.pdf", &pdf("A torn page.")[..200]), &["corrupt"]),
         (file("locked.pdf", encrypted_pdf()), &["encrypted"]),
         (file("torn.docx", &good_docx[..good_docx.len() / 2]), &["corrupt"]),
-        (file("no-zip.docx", "This is no archive."), &["corrupt", "unsupported"]),
         (file("torn.json", r#"{"birds": [{"name": "her"#), &["corrupt"]),
         (file("bad-line.jsonl", "{\"name\": \"kite\"}\n{\"name\":\n"), &["corrupt"]),
         (file("noise.txt", noise()), &["corrupt", "unsupported"]),

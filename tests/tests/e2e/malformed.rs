@@ -73,6 +73,14 @@ fn queries() -> Vec<Case> {
         query(json!({"query": null}), "query"),
         query(json!({"query": ["x"]}), "query"),
         query(json!({"query": "x".repeat(8_001)}), "query"),
+        raw("/v1/queries", "application/json", r#"{"query": "\ud800"}"#, 422).about("query"),
+        raw(
+            "/v1/queries",
+            "application/json",
+            format!("{{\"query\": {}1{}}}", "[".repeat(5_000), "]".repeat(5_000)),
+            422,
+        )
+        .about("query"),
         raw("/v1/queries", "application/json", r#"{"query": "a", "query": "b"}"#, 422).about("query"),
         query(json!({"qery": "x"}), "qery"),
         query(json!({"collection": ""}), "collection"),
@@ -260,6 +268,7 @@ fn searches_and_documents() -> Vec<Case> {
         form(&format!("{file}{}", field("colection", "a"))).about("colection"),
         form(&format!("{file}{file}{}", field("external_id", "a"))).about("external_id"),
         form(&field("title", "no file")).about("file"),
+        raw("/v1/documents", "multipart/form-data", "x", 400).about("Content-Type"),
     ]
 }
 
@@ -277,14 +286,11 @@ fn whole_bodies() -> Vec<Case> {
         query("['query']"),
         query("[]"),
         query("nonsense"),
-        query("{\"query\": \"\\ud800\"}"),
         raw("/v1/queries", json, b"{\"query\": \"\xff\xfe\"}".to_vec(), 400),
-        raw("/v1/queries", json, format!("{{\"query\": {}1{}}}", "[".repeat(5_000), "]".repeat(5_000)), 422),
         raw("/v1/queries", json, "5", 422),
         raw("/v1/queries", json, "null", 422),
         raw("/v1/queries", json, format!("{{\"query\": \"{}\"}}", "x".repeat(2 << 20)), 413),
         raw("/v1/documents", "application/x-ndjson", "\n\n", 400),
-        raw("/v1/documents", "multipart/form-data", "x", 400),
         raw("/v1/documents", "multipart/form-data; boundary=b", "--b\r\nbroken", 400),
         bare(Method::GET, "/v1/nothing", 404),
         bare(Method::GET, "/v1/jobs/a/b/c/d", 404),

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use axum::{
     extract::{Request, State},
-    http::header,
     response::Response,
 };
 use raglan_pipeline::{
@@ -162,7 +161,7 @@ pub(crate) async fn submit_documents(
         "multipart/form-data" => multipart::read(reading, request).await?,
         _ => {
             let detail = "send application/json, application/x-ndjson or multipart/form-data";
-            return Err(Problem::unsupported(detail).field(header::CONTENT_TYPE.as_str()));
+            return Err(Problem::unsupported(detail).field("Content-Type"));
         }
     };
     let Gathered { manifest, documents, options, mut digest } = gathered;

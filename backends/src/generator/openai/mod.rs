@@ -12,6 +12,7 @@ use bytes::Bytes;
 use eventsource_stream::{Event, EventStreamError, Eventsource};
 use futures::{Stream, StreamExt, stream::BoxStream};
 use raglan_pipeline::{
+    decorators::breaker::{BreakerSettings, CircuitBreaker},
     domain::{FinishReason, Usage},
     generation::prompt::says_not_found,
     ports::{Generated, GenerationRequest, Generator, ModelError},
@@ -28,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use self::wire::{ChatRequest, Said, classify, piece};
-use super::breaker::{Breaker, Pass};
 use crate::http_client::{USER_AGENT, describe, retry_after};
 
 /// The most that is read of an error's body.
@@ -106,7 +106,7 @@ pub struct OpenAiGenerator {
     client: Client,
     endpoint: Url,
     settings: OpenAiSettings,
-    breaker: Arc<Breaker>,
+    breaker: Arc<CircuitBreaker>,
 }
 
 impl fmt::Debug for OpenAiGenerator {
@@ -145,7 +145,14 @@ impl OpenAiGenerator {
                     describe(error)
                 ))
             })?;
-        let breaker = Arc::new(Breaker::new(settings.breaker_failures, settings.breaker_pause));
+        let breaker = CircuitBreaker::new(
+            "generator",
+            BreakerSettings {
+                consecutive_failures: settings.breaker_failures,
+                open_for: settings.breaker_pause,
+                ..BreakerSettings::default()
+            },
+        );
         Ok(Self { client, endpoint, settings, breaker })
     }
 
@@ -234,16 +241,6 @@ impl OpenAiGenerator {
             error => error,
         }
     }
-
-    /// Tells the breaker how it went.
-    fn judge(pass: Pass, result: Result<(), &ModelError>) {
-        match result {
-            // A server that refuses is a server that works.
-            Ok(()) | Err(ModelError::TooLong(_) | ModelError::Permanent(_)) => pass.succeeded(),
-            Err(ModelError::TryLater { .. }) => pass.failed(),
-            Err(ModelError::Cancelled) => {}
-        }
-    }
 }
 
 #[async_trait]
@@ -261,7 +258,7 @@ impl Generator for OpenAiGenerator {
         request: GenerationRequest,
         cancel: CancellationToken,
     ) -> Result<BoxStream<'static, Result<Generated, ModelError>>, ModelError> {
-        let pass = self.breaker.enter().map_err(|wait| ModelError::TryLater {
+        let permit = self.breaker.acquire().map_err(|wait| ModelError::TryLater {
             message: "the model server failed too often and is left alone for a while".to_owned(),
             after: Some(wait),
         })?;
@@ -270,7 +267,7 @@ impl Generator for OpenAiGenerator {
             () = cancel.cancelled() => Err(ModelError::Cancelled),
             opened = self.open(&request) => opened,
         };
-        Self::judge(pass, opened.as_ref().map(drop));
+        permit.settle(&opened);
         let (mut reader, first) = opened?;
         let idle = self.settings.idle_timeout;
         let stream = async_stream::stream! {

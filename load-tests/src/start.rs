@@ -26,7 +26,7 @@ use crate::{
 
 /// Start the binary on a data folder: how long until it is ready, and what it holds in memory after a while without work.
 #[derive(Debug, Args)]
-pub struct Idle {
+pub struct Start {
     /// The raglan binary.
     #[arg(long)]
     binary: PathBuf,
@@ -61,49 +61,49 @@ struct Report {
 /// How long a start may take, and a stop.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub async fn run(idle: &Idle) -> anyhow::Result<()> {
+pub async fn run(start: &Start) -> anyhow::Result<()> {
     let mut report =
         Report { ready_ms: vec![], all_parts_ms: vec![], resident_bytes: vec![], peak_bytes: vec![] };
-    for _ in 0..idle.runs {
+    for _ in 0..start.runs {
         let begun = Instant::now();
-        let mut child = start(idle)?;
+        let mut child = launch(start)?;
         let url =
             tokio::time::timeout(PATIENCE, ready_line(&mut child)).await.context("it never got ready")??;
         report.ready_ms.push(begun.elapsed().as_secs_f64() * 1_000.0);
         tokio::time::timeout(PATIENCE, all_parts(&url)).await.context("its parts never got ready")?;
         report.all_parts_ms.push(begun.elapsed().as_secs_f64() * 1_000.0);
-        tokio::time::sleep(Duration::from_secs(idle.rest_s)).await;
+        tokio::time::sleep(Duration::from_secs(start.rest_s)).await;
         let memory = Memory::of(child.id().context("it has ended by itself")?)?;
         report.resident_bytes.push(memory.resident);
         report.peak_bytes.push(memory.peak);
         stop(child).await?;
     }
-    if idle.json {
+    if start.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(());
     }
     let milliseconds = |times: &[f64]| format!("{:.0} ms", percentile(times, 0.5).unwrap_or_default());
     let most = |bytes: &[u64]| mib(bytes.iter().copied().max().unwrap_or_default());
-    println!("starts           {}", idle.runs);
+    println!("starts           {}", start.runs);
     println!("ready            {} (median)", milliseconds(&report.ready_ms));
     println!("all parts ready  {} (median)", milliseconds(&report.all_parts_ms));
     println!(
         "resident         {} after {} s of rest (the most of all starts)",
         most(&report.resident_bytes),
-        idle.rest_s
+        start.rest_s
     );
     println!("peak             {} (the most of all starts)", most(&report.peak_bytes));
     Ok(())
 }
 
-fn start(idle: &Idle) -> anyhow::Result<Child> {
-    let mut command = Command::new(absolute(&idle.binary)?);
-    command.arg("serve").args(["--listen", "127.0.0.1:0"]).arg("--data-dir").arg(&idle.data_dir);
-    if let Some(config) = &idle.config {
+fn launch(start: &Start) -> anyhow::Result<Child> {
+    let mut command = Command::new(absolute(&start.binary)?);
+    command.arg("serve").args(["--listen", "127.0.0.1:0"]).arg("--data-dir").arg(&start.data_dir);
+    if let Some(config) = &start.config {
         command.arg("--config").arg(config);
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-    command.spawn().with_context(|| idle.binary.display().to_string())
+    command.spawn().with_context(|| start.binary.display().to_string())
 }
 
 /// So that a plain file name is not looked for in the search path.
