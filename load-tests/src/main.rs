@@ -1,30 +1,33 @@
-//! Measures a running Raglan from outside, through its public API: taking a data set in, searching it, starting with it.
+//! Measures raglan from outside, over HTTP. What it prints is what `docs/performance.md` is made of.
 //!
 //! ```sh
 //! cargo run --release -p raglan-load-tests -- ingest --dataset DIR --pid PID
-//! cargo run --release -p raglan-load-tests -- search --dataset DIR --mode hybrid
+//! cargo run --release -p raglan-load-tests -- search --dataset DIR --mode hybrid vector keyword
 //! cargo run --release -p raglan-load-tests -- start --binary target/release/raglan --data-dir DIR
 //! ```
 //!
-//! A data set is in the layout of BEIR: `corpus.jsonl` or `corpus.jsonl.gz`, `queries.jsonl`, `qrels/test.tsv`.
+//! Data sets have BEIR's layout: `corpus.jsonl` or `corpus.jsonl.gz`, `queries.jsonl`, `qrels/test.tsv`.
+#![allow(clippy::print_stdout)] // the figures are the output
 
+mod api;
 mod dataset;
 mod ingest;
 mod process;
 mod ranking;
 mod search;
 mod start;
+mod stats;
 
 use clap::{Parser, Subcommand};
 
-#[derive(Parser)]
-#[command(about = "Measures a running Raglan through its public API.")]
-struct Arguments {
+/// Measures a running raglan.
+#[derive(Debug, Parser)]
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
     Ingest(ingest::Ingest),
     Search(search::Search),
@@ -33,12 +36,9 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let report = match Arguments::parse().command {
-        Command::Ingest(command) => command.run().await?,
-        Command::Search(command) => command.run().await?,
-        Command::Start(command) => command.run().await?,
-    };
-    use std::io::Write;
-    writeln!(std::io::stdout().lock(), "{}", serde_json::to_string_pretty(&report)?)?;
-    Ok(())
+    match Cli::parse().command {
+        Command::Ingest(ingest) => ingest::run(&ingest).await,
+        Command::Search(search) => search::run(&search).await,
+        Command::Start(start) => start::run(&start).await,
+    }
 }

@@ -290,7 +290,11 @@ fn stages(
     documents: &Arc<dyn DocumentStore>,
     replication: &Arc<Replication>,
 ) -> anyhow::Result<BTreeMap<Stage, Arc<dyn JobStage>>> {
-    let limits = ParserLimits { max_bytes: config.limits.file_bytes, ..ParserLimits::default() };
+    let limits = ParserLimits {
+        max_bytes: config.limits.file_bytes,
+        max_unpacked_bytes: config.limits.file_bytes,
+        ..ParserLimits::default()
+    };
     let ingestion = IngestionStage::new(IngestionParts {
         lifecycle: lifecycle.clone(),
         documents: documents.clone(),
