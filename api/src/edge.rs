@@ -4,7 +4,7 @@ use std::{any::Any, time::Instant};
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Request},
-    http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -52,7 +52,7 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestId {
 pub(crate) async fn finish(request: Request, next: Next) -> Response {
     let (mut request, unread) = Unread::lend(request);
     let id = RequestId::of(request.headers());
-    let method = request.method().clone();
+    let (method, version) = (request.method().clone(), request.version());
     // The route and not the path: paths hold ids, and would make a metric of each.
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let span = info_span!("request", %method, route, request_id = id.as_str());
@@ -60,8 +60,10 @@ pub(crate) async fn finish(request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let mut response = next.run(request).instrument(span).await;
     let status = response.status();
-    if status.is_client_error() || status.is_server_error() {
-        unread.read_away().await;
+    let refused = status.is_client_error() || status.is_server_error();
+    if refused && !unread.read_away().await && version <= Version::HTTP_11 {
+        // Said, so that no client sends its next request on a connection that is about to be closed.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let labels =
         [("method", method.as_str().to_owned()), ("route", route), ("status", status.as_u16().to_string())];

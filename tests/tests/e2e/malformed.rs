@@ -406,6 +406,25 @@ async fn every_bad_line_of_ndjson_is_told() {
     assert!(api.document("default", "a").await.is_none(), "nothing of it was taken in");
 }
 
+/// A body that nobody wants is on its way still when the request is refused: the answer comes all the same, and the connection goes on.
+#[tokio::test]
+async fn a_refused_body_that_is_still_on_its_way_does_not_take_the_answer_with_it() {
+    let (_server, api) = server().await;
+    for kind in ["image/png", "application/json"] {
+        for _ in 0..20 {
+            let body = vec![b'x'; 100_000];
+            let path = if kind == "image/png" { "/v1/documents" } else { "/v1/queries" };
+            let reply = send(&api, &raw(path, kind, body, 0).header("idempotency-key", "a b")).await;
+            assert_eq!(reply.expect(400)["field"], "Idempotency-Key");
+            assert!(reply.header("connection").is_empty(), "{reply:?}");
+        }
+    }
+    for _ in 0..10 {
+        let huge = send(&api, &raw("/v1/queries", "application/json", vec![b' '; 2 << 20], 413)).await;
+        assert_eq!(huge.expect(413)["code"], "too_large");
+    }
+}
+
 /// What holds a connection open and says nothing is let go; others are served meanwhile.
 #[tokio::test]
 async fn bytes_that_are_no_http_hurt_nobody() {
