@@ -12,7 +12,8 @@ pub fn start(log: &Log) -> anyhow::Result<()> {
     let filter = if log.level.contains(['=', ',']) || log.level != "info" {
         log.level.clone()
     } else {
-        "info,tantivy=warn,sqlx=warn,hyper=warn".to_owned()
+        // The hub client calls an error what is only one of several sources that cannot be reached; we tell what came of all.
+        "info,tantivy=warn,sqlx=warn,hyper=warn,hf_hub=off".to_owned()
     };
     let filter =
         EnvFilter::try_new(&filter).with_context(|| format!("log.level: {filter:?} is no log filter"))?;

@@ -293,6 +293,13 @@ fn stages(
     let limits = ParserLimits {
         max_bytes: config.limits.file_bytes,
         max_unpacked_bytes: config.limits.file_bytes,
+        // Each pipeline's own time ends a parse; this only keeps an abandoned thread from running on.
+        max_time: config
+            .indexing_pipelines
+            .iter()
+            .map(|pipeline| Duration::from_secs(pipeline.parse.timeout_s))
+            .max()
+            .unwrap_or_default(),
         ..ParserLimits::default()
     };
     let ingestion = IngestionStage::new(IngestionParts {
