@@ -61,6 +61,7 @@ impl Embedder for CandleEmbedder {
         let (lane, prefix) = match purpose {
             EmbedPurpose::Query => (Lane::Query, self.config.query_prefix.clone()),
             EmbedPurpose::Passage => (Lane::Passage, self.config.passage_prefix.clone()),
+            EmbedPurpose::Candidate => (Lane::Query, self.config.passage_prefix.clone()),
         };
         let (tokenizer, max) = (Arc::clone(&self.tokenizer), self.config.max_tokens);
         let tokenized = tokio::task::spawn_blocking(move || {

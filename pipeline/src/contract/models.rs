@@ -102,7 +102,7 @@ pub mod embedder {
             assert!(embedding.vector.iter().all(|value| value.is_finite()));
             assert!(!embedding.truncated);
         }
-        for purpose in [EmbedPurpose::Query, EmbedPurpose::Passage] {
+        for purpose in [EmbedPurpose::Query, EmbedPurpose::Passage, EmbedPurpose::Candidate] {
             assert_eq!(embedder.embed(vec![String::new()], purpose).await.expect("a vector").len(), 1);
         }
     }

@@ -36,6 +36,8 @@ pub enum EmbedPurpose {
     Query,
     /// A passage of a document.
     Passage,
+    /// A piece of a passage that is compared with a question right now: read as a passage is, and as urgent as a question.
+    Candidate,
 }
 
 /// A text as a vector.

@@ -120,7 +120,7 @@ async fn vectors(embedder: &dyn Embedder, material: &Material) -> Result<Option<
     // Two calls, since some models read questions and passages differently; the texts are one batch.
     let both = futures::try_join!(
         embedder.embed(vec![material.question.clone()], EmbedPurpose::Query),
-        embedder.embed(texts, EmbedPurpose::Passage),
+        embedder.embed(texts, EmbedPurpose::Candidate),
     );
     match both {
         Ok((question, candidates)) => Ok(question.into_iter().next().map(|question| Vectors {
