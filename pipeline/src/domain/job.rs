@@ -305,7 +305,7 @@ pub struct Citation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Degraded {
-    /// The question could not be embedded: keyword search alone answered.
+    /// Nothing could be embedded: keyword search alone found the passages, or words alone chose the sentences.
     Embedder,
     /// The vector index failed: keyword search alone answered.
     VectorIndex,
