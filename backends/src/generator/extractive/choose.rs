@@ -120,8 +120,13 @@ fn alike(material: &Material, vectors: Option<&Vectors>, a: usize, b: usize) -> 
     if all == 0 { 0.0 } else { a.intersection(b).count() as f32 / all as f32 }
 }
 
-/// The share of the question, by weight, that a candidate holds and the chosen ones do not.
+/// The share of the question, by weight, that a candidate holds and neither the chosen ones nor the headings above it do.
 fn news(material: &Material, candidate: usize, chosen: &[usize]) -> f32 {
-    let fresh = |term: &usize| chosen.iter().all(|&other| material.candidates[other].around.of(*term) == 0.0);
-    material.candidates[candidate].held.terms().filter(fresh).map(|term| material.weights[term]).sum()
+    let candidate = &material.candidates[candidate];
+    let headings = material.passages[candidate.passage].headings(candidate.sentence);
+    let fresh = |term: &usize| {
+        let said = chosen.iter().any(|&other| material.candidates[other].held.of(*term) > 0.0);
+        !said && headings.of(*term) == 0.0
+    };
+    candidate.held.terms().filter(fresh).map(|term| material.weights[term]).sum()
 }

@@ -15,8 +15,6 @@ const FRAME_WEIGHT: f32 = 0.3;
 /// A question.
 #[derive(Debug)]
 pub(super) struct Question {
-    /// As it was asked.
-    pub(super) text: String,
     /// Its terms, each once, in order.
     pub(super) terms: Vec<Term>,
     /// What kind of thing answers it.
@@ -70,7 +68,7 @@ impl Question {
             }
         }
         let words = lower.into_iter().chain(known).collect();
-        Self { text: text.to_owned(), terms, wants, english, words }
+        Self { terms, wants, english, words }
     }
 
     /// Whether a sentence can hold the kind of thing that is asked for, other than what the question says itself: 1 where it
