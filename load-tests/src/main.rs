@@ -2,19 +2,18 @@
 //!
 //! ```sh
 //! cargo run --release -p raglan-load-tests -- ingest --dataset DIR --pid PID
-//! cargo run --release -p raglan-load-tests -- search --dataset DIR --mode hybrid vector keyword
+//! cargo run --release -p raglan-load-tests -- searchers --dataset DIR --searchers 1 10 50 --seconds 20
 //! cargo run --release -p raglan-load-tests -- start --binary target/release/raglan --data-dir DIR
 //! ```
 //!
-//! Data sets have BEIR's layout: `corpus.jsonl` or `corpus.jsonl.gz`, `queries.jsonl`, `qrels/test.tsv`.
+//! Data sets have BEIR's layout: `corpus.jsonl` or `corpus.jsonl.gz`, `queries.jsonl`. How good answers are is measured by `raglan eval`.
 #![allow(clippy::print_stdout)] // the figures are the output
 
 mod api;
 mod dataset;
 mod ingest;
 mod process;
-mod ranking;
-mod search;
+mod searchers;
 mod start;
 mod stats;
 
@@ -30,7 +29,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Ingest(ingest::Ingest),
-    Search(search::Search),
+    Searchers(searchers::Searchers),
     Start(start::Start),
 }
 
@@ -38,7 +37,7 @@ enum Command {
 async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Ingest(ingest) => ingest::run(&ingest).await,
-        Command::Search(search) => search::run(&search).await,
+        Command::Searchers(searchers) => searchers::run(&searchers).await,
         Command::Start(start) => start::run(&start).await,
     }
 }

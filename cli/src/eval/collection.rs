@@ -144,7 +144,7 @@ impl Collection<'_> {
         let total = tokio::task::spawn_blocking(move || corpus::check(&checked)).await??;
         let mut bar = Bar::count("ingesting", total);
         let mut taken = Taken::default();
-        let mut jobs = VecDeque::new();
+        let mut jobs: VecDeque<String> = VecDeque::new();
         let mut documents = corpus::read(path)?;
         let mut next = documents.next().transpose()?;
         while next.is_some() {
