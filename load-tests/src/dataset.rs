@@ -105,7 +105,8 @@ mod tests {
     fn questions_are_read_and_none_are_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("queries.jsonl");
-        std::fs::write(&path, "{\"_id\": \"q\", \"text\": \"A?\"}\n{\"_id\": \"r\", \"text\": \"B?\"}\n").unwrap();
+        std::fs::write(&path, "{\"_id\": \"q\", \"text\": \"A?\"}\n{\"_id\": \"r\", \"text\": \"B?\"}\n")
+            .unwrap();
         assert_eq!(questions(folder.path()).unwrap(), ["A?", "B?"]);
         std::fs::write(&path, "").unwrap();
         assert!(questions(folder.path()).is_err());

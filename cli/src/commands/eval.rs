@@ -350,7 +350,10 @@ fn label(source: &Source, all: &[Source]) -> String {
     });
     let other: Vec<&SearchSettings> = other.collect();
     let mut parts: Vec<String> = search.mode.iter().cloned().collect();
-    if search.pipeline.is_some() || search.mode.is_none() || other.iter().any(|other| other.pipeline.is_some()) {
+    if search.pipeline.is_some()
+        || search.mode.is_none()
+        || other.iter().any(|other| other.pipeline.is_some())
+    {
         parts.push(format!("pipeline {}", search.pipeline.as_deref().unwrap_or("default")));
     }
     if other.iter().any(|other| other.collection != search.collection) {
@@ -392,9 +395,11 @@ async fn prepare(
     let Some(count) = count.filter(|count| *count > 0) else {
         return Err(wrong!("the collection {name:?} is not there or is empty; {advice}").into());
     };
-    looked.documents.get_or_insert(count);
     if count > LISTED {
-        looked.notes.push(format!("{name} has {count} documents: it was not looked whether all relevant ones are there."));
+        looked.documents.get_or_insert(count);
+        looked.notes.push(format!(
+            "{name} has {count} documents: it was not looked whether all relevant ones are there."
+        ));
         return Ok(());
     }
     let mut held = collection.held().await?;
@@ -402,7 +407,11 @@ async fn prepare(
         let wrongly: Vec<String> =
             held.keys().filter(|id| held_out.leaves_out(plan.dataset.naming, id)).cloned().collect();
         if !wrongly.is_empty() && !eval.ingest {
-            return Err(wrong!("{} documents that are to be held out are in {name:?}; --ingest removes them", wrongly.len()).into());
+            return Err(wrong!(
+                "{} documents that are to be held out are in {name:?}; --ingest removes them",
+                wrongly.len()
+            )
+            .into());
         }
         for id in wrongly {
             if let Some(document) = held.remove(&id) {
@@ -410,6 +419,7 @@ async fn prepare(
             }
         }
     }
+    looked.documents.get_or_insert(held.len() as u64);
     check_relevant(plan, name, &held, looked)?;
     Ok(())
 }
@@ -487,11 +497,7 @@ fn report(eval: &Eval, dataset: &Dataset, evaluation: &Evaluation) -> anyhow::Re
         write(path, &page(evaluation, &summary, dataset.naming))?;
         wrote(path);
     }
-    if eval.json {
-        crate::print_json(&summary)
-    } else {
-        crate::print(&table(&summary, &evaluation.cuts))
-    }
+    if eval.json { crate::print_json(&summary) } else { crate::print(&table(&summary, &evaluation.cuts)) }
 }
 
 /// The last field of a run's lines.
@@ -532,7 +538,10 @@ mod tests {
         assert_eq!(labels("--mode hybrid"), ["hybrid"]);
         assert_eq!(labels("--mode hybrid --against keyword"), ["hybrid", "keyword"]);
         assert_eq!(labels("--against-pipeline b"), ["pipeline default", "pipeline b"]);
-        assert_eq!(labels("--mode vector --against-pipeline b"), ["vector, pipeline default", "vector, pipeline b"]);
+        assert_eq!(
+            labels("--mode vector --against-pipeline b"),
+            ["vector, pipeline default", "vector, pipeline b"]
+        );
         assert_eq!(
             labels("--against-collection other"),
             ["pipeline default, collection my-set", "pipeline default, collection other"]

@@ -57,9 +57,9 @@ pub async fn ask(
     let bar = std::cell::RefCell::new((Bar::count("asking", questions.len() as u64), 0));
     let answers = stream::iter(questions)
         .map(async |question| {
-            let answer = ask_one(api, settings, question).await.map_err(|error| {
-                anyhow::Error::new(error).context(format!("question {:?}", question.id))
-            })?;
+            let answer = ask_one(api, settings, question)
+                .await
+                .map_err(|error| anyhow::Error::new(error).context(format!("question {:?}", question.id)))?;
             let (bar, done) = &mut *bar.borrow_mut();
             *done += 1;
             bar.set(*done, "");

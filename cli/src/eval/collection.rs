@@ -231,8 +231,7 @@ impl<'a> Batch<'a> {
     }
 
     fn has_room_for(&self, document: &Document) -> bool {
-        self.documents == 0
-            || (self.documents < DOCUMENTS && self.lines.len() + document.text.len() <= BYTES)
+        self.documents == 0 || (self.documents < DOCUMENTS && self.lines.len() + document.text.len() <= BYTES)
     }
 
     fn add(&mut self, document: &Document) {
@@ -286,11 +285,12 @@ mod tests {
 
     #[test]
     fn a_batch_is_bounded_and_takes_at_least_one() {
-        let document = |text: usize| Document { id: "a".into(), title: String::new(), text: "x".repeat(text) };
+        let document =
+            |text: usize| Document { id: "a".into(), title: String::new(), text: "x".repeat(text) };
         let mut batch = Batch::new("c");
-        assert!(batch.has_room_for(&document(BYTES * 2)));
-        batch.add(&document(BYTES * 2));
-        assert!(!batch.has_room_for(&document(1)));
+        assert!(batch.has_room_for(&document(BYTES + 1)), "one is always sent, however long");
+        batch.add(&document(1));
+        assert!(batch.has_room_for(&document(1)) && !batch.has_room_for(&document(BYTES)));
         let mut batch = Batch::new("c");
         for _ in 0..DOCUMENTS {
             assert!(batch.has_room_for(&document(10)));

@@ -123,16 +123,17 @@ fn judge(question: &Question, naming: Naming, ranking: &Ranking) -> Judged {
 
 /// The measures of answers.
 pub fn of_answers(questions: &[Question], naming: Naming, answers: &[Option<Answer>]) -> Vec<Measure> {
-    let measure = |key: &str, title: &str, lower_is_better, value: &dyn Fn(&Question, &Answer) -> Option<f64>| {
-        let both = questions.iter().zip(answers);
-        Measure {
-            key: key.to_owned(),
-            title: title.to_owned(),
-            of: Of::Answers,
-            lower_is_better,
-            values: both.map(|(question, answer)| value(question, answer.as_ref()?)).collect(),
-        }
-    };
+    let measure =
+        |key: &str, title: &str, lower_is_better, value: &dyn Fn(&Question, &Answer) -> Option<f64>| {
+            let both = questions.iter().zip(answers);
+            Measure {
+                key: key.to_owned(),
+                title: title.to_owned(),
+                of: Of::Answers,
+                lower_is_better,
+                values: both.map(|(question, answer)| value(question, answer.as_ref()?)).collect(),
+            }
+        };
     // A question that has a right answer, and what was answered: nothing where nothing was found.
     let gold = |question: &Question, answer: &Answer, value: &dyn Fn(&str, &[String]) -> f64| {
         let applies = !question.unanswerable && !question.answers.is_empty();
@@ -197,12 +198,18 @@ mod tests {
     }
 
     fn values(measures: &[Measure], key: &str) -> Vec<Option<f64>> {
-        measures.iter().find(|measure| measure.key == key).unwrap_or_else(|| panic!("no {key}")).values.clone()
+        measures
+            .iter()
+            .find(|measure| measure.key == key)
+            .unwrap_or_else(|| panic!("no {key}"))
+            .values
+            .clone()
     }
 
     #[test]
     fn rankings_are_measured_where_they_can_be_judged() {
-        let questions = [question(&["a"], &[], false), question(&[], &[], true), question(&["docs.md"], &[], false)];
+        let questions =
+            [question(&["a"], &[], false), question(&[], &[], true), question(&["docs.md"], &[], false)];
         let ranking = |ids: &[&str]| {
             let documents = ids.iter().map(|id| ((*id).to_owned(), 1.0)).collect();
             Some(Ranking { documents, ..Ranking::default() })
@@ -214,13 +221,25 @@ mod tests {
         assert_eq!(
             keys,
             [
-                "ndcg@1", "ndcg@10", "recall@1", "recall@10", "precision@1", "precision@10", "hit_rate@1", "hit_rate@10",
-                "mrr@10", "map@100"
+                "ndcg@1",
+                "ndcg@10",
+                "recall@1",
+                "recall@10",
+                "precision@1",
+                "precision@10",
+                "hit_rate@1",
+                "hit_rate@10",
+                "mrr@10",
+                "map@100"
             ]
         );
         assert_eq!(values(&measures, "recall@1"), [Some(0.0), None, Some(1.0)]);
         assert_eq!(values(&measures, "mrr@10"), [Some(0.5), None, Some(1.0)]);
-        assert_eq!(values(&measures, "precision@10"), [Some(0.1), None, Some(0.1)], "the second of a name counts no more");
+        assert_eq!(
+            values(&measures, "precision@10"),
+            [Some(0.1), None, Some(0.1)],
+            "the second of a name counts no more"
+        );
         assert_eq!(values(&measures, "map@100"), [Some(0.5), None, Some(1.0)]);
         assert_eq!(cuts.main(), 10);
         assert_eq!(Cuts { at: vec![20, 50], depth: 100 }.main(), 20);
@@ -255,6 +274,10 @@ mod tests {
         assert_eq!(values(&measures, "unanswerable_not_found"), [None, None, None, Some(0.0), None]);
         assert_eq!(values(&measures, "held_out_not_found"), [None, None, None, None, Some(1.0)]);
         // What applies to no question is not there.
-        assert!(of_answers(&questions[2..3], Naming::Exact, &answers[2..3]).iter().all(|one| one.key != "answer_f1"));
+        assert!(
+            of_answers(&questions[2..3], Naming::Exact, &answers[2..3])
+                .iter()
+                .all(|one| one.key != "answer_f1")
+        );
     }
 }

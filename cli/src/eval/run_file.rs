@@ -64,7 +64,8 @@ pub fn write<'a>(
     questions: impl Iterator<Item = (&'a str, &'a [(String, f32)])>,
 ) -> anyhow::Result<()> {
     let questions: Vec<(&str, &[(String, f32)])> = questions.collect();
-    let ids = || questions.iter().flat_map(|(id, found)| found.iter().map(|(id, _)| id.as_str()).chain([*id]));
+    let ids =
+        || questions.iter().flat_map(|(id, found)| found.iter().map(|(id, _)| id.as_str()).chain([*id]));
     if let Some(id) = ids().find(|id| id.contains(['\t', '\n', '\r'])) {
         return Err(wrong!("no run can be written: the id {id:?} has a tab or a line break").into());
     }
@@ -109,7 +110,8 @@ mod tests {
 
     #[test]
     fn a_run_is_ordered_by_score_and_ties_as_trec_eval_does() {
-        let run = from_text("q1 Q0 b 1 0.5 x\nq1\tQ0\ta\t2\t0.5\tx\n\nq1 Q0 c 3 7e-1 x\nq2 Q0 a 1 -1 x\n").unwrap();
+        let run =
+            from_text("q1 Q0 b 1 0.5 x\nq1\tQ0\ta\t2\t0.5\tx\n\nq1 Q0 c 3 7e-1 x\nq2 Q0 a 1 -1 x\n").unwrap();
         assert_eq!(run["q1"], found(&[("c", 0.7), ("b", 0.5), ("a", 0.5)]));
         assert_eq!(run["q2"], found(&[("a", -1.0)]));
     }

@@ -184,7 +184,8 @@ mod tests {
 
     #[test]
     fn a_document_stands_where_its_best_passage_does() {
-        let passage = |id: &str, score: f64| json!({"external_id": id, "title": format!("T{id}"), "score": score});
+        let passage =
+            |id: &str, score: f64| json!({"external_id": id, "title": format!("T{id}"), "score": score});
         let answer = json!({
             "passages": [passage("b", 0.9), passage("a", 0.5), passage("b", 0.4), passage("c", 0.3), passage("d", 0.2)],
             "degraded": ["embedder"],
@@ -205,7 +206,8 @@ mod tests {
             ..Question::default()
         };
         let run = Run::from([("a".to_owned(), vec![("d".to_owned(), 2.0), ("e".to_owned(), 1.0)])]);
-        let (rankings, missing) = from_run(&run, &[question("a", true), question("b", true), question("c", false)], 1);
+        let (rankings, missing) =
+            from_run(&run, &[question("a", true), question("b", true), question("c", false)], 1);
         assert_eq!(missing, 1);
         assert_eq!(rankings[0].as_ref().unwrap().documents, [("d".to_owned(), 2.0)]);
         assert!(rankings[1].as_ref().unwrap().documents.is_empty() && rankings[2].is_none());

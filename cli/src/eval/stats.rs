@@ -121,7 +121,8 @@ impl Bootstrap {
 }
 
 fn at(sorted: &[f64], share: f64) -> f64 {
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 10,000 values
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    // 10,000 values
     let rank = (share * sorted.len() as f64).ceil() as usize;
     sorted[rank.clamp(1, sorted.len()) - 1]
 }
@@ -188,8 +189,11 @@ mod tests {
     fn a_known_difference_is_found_and_none_is_not() {
         let first: Vec<f64> = (0..200).map(|n| f64::from(n % 7) / 10.0).collect();
         // Better by 0.1 on three of four questions.
-        let second: Vec<f64> =
-            first.iter().enumerate().map(|(n, value)| if n % 4 == 0 { *value } else { value + 0.1 }).collect();
+        let second: Vec<f64> = first
+            .iter()
+            .enumerate()
+            .map(|(n, value)| if n % 4 == 0 { *value } else { value + 0.1 })
+            .collect();
         let found = Bootstrap::new(3).difference(&first, &second).unwrap();
         assert!((found.mean - 0.075).abs() < 1e-9);
         assert!(found.low > 0.06 && found.high < 0.09, "{found:?}");

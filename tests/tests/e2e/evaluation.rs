@@ -29,17 +29,23 @@ const THINGS: [(&str, &str, &str); 10] = [
 fn house(parent: &Path) -> PathBuf {
     let folder = parent.join("house");
     fs::create_dir_all(folder.join("qrels")).unwrap();
-    let (mut corpus, mut queries, mut qrels) = (String::new(), String::new(), "query-id\tcorpus-id\tscore\n".to_owned());
+    let (mut corpus, mut queries, mut qrels) =
+        (String::new(), String::new(), "query-id\tcorpus-id\tscore\n".to_owned());
     for (thing, room, colour) in THINGS {
-        let text = format!("The {thing} stands in the {room}. Its colour is {colour}. Nobody has moved the {thing} for years.");
-        let document = json!({"_id": format!("d-{thing}"), "title": format!("About the {thing}"), "text": text});
+        let text = format!(
+            "The {thing} stands in the {room}. Its colour is {colour}. Nobody has moved the {thing} for years."
+        );
+        let document =
+            json!({"_id": format!("d-{thing}"), "title": format!("About the {thing}"), "text": text});
         let question = format!("What is the colour of the {thing}?");
         let query = json!({"_id": format!("q-{thing}"), "text": question, "metadata": {"answers": [colour]}});
         corpus += &format!("{document}\n");
         queries += &format!("{query}\n");
         qrels += &format!("q-{thing}\td-{thing}\t1\n");
     }
-    for (id, text) in [("u-1", "Which emperor conquered Carthage?"), ("u-2", "When does photosynthesis begin?")] {
+    for (id, text) in
+        [("u-1", "Which emperor conquered Carthage?"), ("u-2", "When does photosynthesis begin?")]
+    {
         queries += &format!("{}\n", json!({"_id": id, "text": text, "metadata": {"answerable": false}}));
     }
     fs::write(folder.join("corpus.jsonl"), corpus).unwrap();
@@ -90,23 +96,39 @@ async fn a_set_is_taken_in_asked_and_reported_and_its_run_measured_again_without
     let rows = fs::read_to_string(folder.join("house.jsonl")).unwrap();
     let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows.len(), 12);
-    assert_eq!((&rows[0]["id"], &rows[0]["ranking"][0]["document"]), (&json!("q-kettle"), &json!("d-kettle")));
+    assert_eq!(
+        (&rows[0]["id"], &rows[0]["ranking"][0]["document"]),
+        (&json!("q-kettle"), &json!("d-kettle"))
+    );
     assert!(rows[0]["answer"]["text"].as_str().unwrap().contains("crimson"));
     assert_eq!(rows[10]["answer"]["found"], false);
     let page = fs::read_to_string(folder.join("house.html")).unwrap();
-    assert!(page.contains("Evaluation: house") && page.contains("<svg") && !page.contains("<script"), "{page}");
+    assert!(
+        page.contains("Evaluation: house") && page.contains("<svg") && !page.contains("<script"),
+        "{page}"
+    );
 
     // The same without asking anybody.
-    let again = eval(folder, NOWHERE, &dataset, &["--from-run", "house.run", "--json"]).await.expect_code(0).json();
+    let again =
+        eval(folder, NOWHERE, &dataset, &["--from-run", "house.run", "--json"]).await.expect_code(0).json();
     for measure in ["ndcg@10", "recall@100", "precision@5", "mrr@10", "map@100"] {
-        assert_eq!(again["systems"][0]["measures"][measure], summary["systems"][0]["measures"][measure], "{measure}");
+        assert_eq!(
+            again["systems"][0]["measures"][measure], summary["systems"][0]["measures"][measure],
+            "{measure}"
+        );
     }
 
     // Unchanged documents are not taken in again; a table and not JSON.
-    let output = eval(folder, server.url(), &dataset, &["--ingest", "--mode", "keyword"]).await.expect_code(0);
+    let output =
+        eval(folder, server.url(), &dataset, &["--ingest", "--mode", "keyword"]).await.expect_code(0);
     assert!(output.stderr.contains("0 taken in, 10 unchanged"), "{output:#?}");
     assert!(output.stdout.starts_with("house: 12 questions over 10 documents"), "{output:#?}");
-    assert!(output.stdout.contains("Recall") && output.stdout.contains("p50") && !output.stdout.contains('\u{1b}'), "{output:#?}");
+    assert!(
+        output.stdout.contains("Recall")
+            && output.stdout.contains("p50")
+            && !output.stdout.contains('\u{1b}'),
+        "{output:#?}"
+    );
 }
 
 #[tokio::test]
@@ -114,9 +136,13 @@ async fn two_configurations_and_two_runs_are_compared() {
     let server = Server::plain().await;
     let folder = server.folder();
     let dataset = house(folder);
-    let arguments = ["--ingest", "--mode", "hybrid", "--against", "keyword", "--json", "--run-file", "good.run"];
+    let arguments =
+        ["--ingest", "--mode", "hybrid", "--against", "keyword", "--json", "--run-file", "good.run"];
     let summary = eval(folder, server.url(), &dataset, &arguments).await.expect_code(0).json();
-    assert_eq!((&summary["systems"][0]["label"], &summary["systems"][1]["label"]), (&json!("hybrid"), &json!("keyword")));
+    assert_eq!(
+        (&summary["systems"][0]["label"], &summary["systems"][1]["label"]),
+        (&json!("hybrid"), &json!("keyword"))
+    );
     let compared = summary["comparison"].as_array().unwrap();
     let ndcg = compared.iter().find(|row| row["measure"] == "ndcg@10").unwrap();
     // There is no model, so the two are one and the same.
@@ -132,8 +158,12 @@ async fn two_configurations_and_two_runs_are_compared() {
     let offline = ["--from-run", "good.run", "--against-run", "worse.run", "--json"];
     let output = eval(folder, NOWHERE, &dataset, &offline).await.expect_code(0);
     let summary = output.json();
-    let mrr = summary["comparison"].as_array().unwrap().iter().find(|row| row["measure"] == "mrr@10").unwrap();
-    assert_eq!((&mrr["first"], &mrr["second"], &mrr["difference"]["lower"]), (&json!(1.0), &json!(0.5), &json!(10)));
+    let mrr =
+        summary["comparison"].as_array().unwrap().iter().find(|row| row["measure"] == "mrr@10").unwrap();
+    assert_eq!(
+        (&mrr["first"], &mrr["second"], &mrr["difference"]["lower"]),
+        (&json!(1.0), &json!(0.5), &json!(10))
+    );
     assert!(mrr["difference"]["p"].as_f64().unwrap() < 0.01, "{mrr:#}");
     let text = eval(folder, NOWHERE, &dataset, &offline[..4]).await.expect_code(0).stdout;
     assert!(text.contains("worse.run less good.run") && text.contains("0/0/10  worse"), "{text}");
@@ -184,8 +214,16 @@ async fn the_questions_of_a_folder_of_files_are_asked() {
     let server = Server::plain().await;
     let dataset = server.folder().join("notes");
     fs::create_dir_all(dataset.join("docs/deep")).unwrap();
-    fs::write(dataset.join("docs/lamp.md"), "# Lamp\n\nThe lamp in the hall is green and was bought in Oslo.\n").unwrap();
-    fs::write(dataset.join("docs/deep/my rug.md"), "# Rug\n\nThe rug in the kitchen is as old as the house.\n").unwrap();
+    fs::write(
+        dataset.join("docs/lamp.md"),
+        "# Lamp\n\nThe lamp in the hall is green and was bought in Oslo.\n",
+    )
+    .unwrap();
+    fs::write(
+        dataset.join("docs/deep/my rug.md"),
+        "# Rug\n\nThe rug in the kitchen is as old as the house.\n",
+    )
+    .unwrap();
     let questions = r#"{"question": "Which colour has the lamp in the hall?", "document": "lamp.md", "contains": "green"}
 {"id": "rug", "question": "How old is the rug in the kitchen?", "documents": ["deep/my rug.md"], "answers": ["as old as the house"]}
 {"question": "Who invented the telephone exchange?", "unanswerable": true}
@@ -199,7 +237,10 @@ async fn the_questions_of_a_folder_of_files_are_asked() {
     // An id with a space goes into a run and comes back.
     let run = fs::read_to_string(server.folder().join("notes.run")).unwrap();
     assert!(run.contains("\tdocs/deep/my rug.md\t"), "{run}");
-    let again = eval(server.folder(), NOWHERE, &dataset, &["--from-run", "notes.run", "--json"]).await.expect_code(0).json();
+    let again = eval(server.folder(), NOWHERE, &dataset, &["--from-run", "notes.run", "--json"])
+        .await
+        .expect_code(0)
+        .json();
     assert_eq!(again["systems"][0]["measures"]["map@100"], summary["systems"][0]["measures"]["map@100"]);
     // The questions alone, over the collection as it stands.
     let file = dataset.join("questions.jsonl");
@@ -260,7 +301,8 @@ async fn trec_eval_measures_the_same() {
     let dataset = folder.path().join("random");
     fs::create_dir_all(dataset.join("qrels")).unwrap();
     let mut random = StdRng::seed_from_u64(7);
-    let (mut queries, mut qrels, mut run) = (String::new(), "query-id\tcorpus-id\tscore\n".to_owned(), String::new());
+    let (mut queries, mut qrels, mut run) =
+        (String::new(), "query-id\tcorpus-id\tscore\n".to_owned(), String::new());
     for question in 0..60 {
         queries += &format!("{}\n", json!({"_id": format!("q{question}"), "text": "?"}));
         qrels += &format!("q{question}\td{}\t1\n", 1_000 + question);
@@ -270,7 +312,10 @@ async fn trec_eval_measures_the_same() {
             }
             // Scores of few steps, so that many are equal; every tenth question finds nothing.
             if question % 10 != 9 && random.random_bool(0.7) {
-                run += &format!("q{question} Q0 d{document} 0 {} t\n", f64::from(random.random_range(0..40)) / 8.0);
+                run += &format!(
+                    "q{question} Q0 d{document} 0 {} t\n",
+                    f64::from(random.random_range(0..40)) / 8.0
+                );
             }
         }
     }
@@ -280,7 +325,8 @@ async fn trec_eval_measures_the_same() {
     let run_file = folder.path().join("random.run");
     fs::write(&run_file, run).unwrap();
 
-    let arguments: [&OsStr; 6] = [qrels_file.as_ref(), run_file.as_ref(), "100".as_ref(), "1".as_ref(), "5".as_ref(), "20".as_ref()];
+    let arguments: [&OsStr; 6] =
+        [qrels_file.as_ref(), run_file.as_ref(), "100".as_ref(), "1".as_ref(), "5".as_ref(), "20".as_ref()];
     let theirs = python_script(&python, "trec_eval.py", &arguments, "").await.expect_code(0).json();
     let arguments = ["--from-run", "random.run", "--k", "1,5,20", "--per-query", "ours.jsonl", "--json"];
     eval(folder.path(), NOWHERE, &dataset, &arguments).await.expect_code(0);

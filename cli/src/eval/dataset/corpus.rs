@@ -84,7 +84,10 @@ mod tests {
     fn a_bad_line_is_named_before_anything_is_sent() {
         for (text, expected) in [
             ("{\"_id\": \"a\", \"text\": \"x\"}\n{\"_id\": \"b\"}\n", "line 2: missing field `text`"),
-            ("{\"_id\": \"a\", \"text\": \"x\"}\n{\"_id\": \"a\", \"text\": \"y\"}\n", "line 2: the id \"a\" was given on line 1"),
+            (
+                "{\"_id\": \"a\", \"text\": \"x\"}\n{\"_id\": \"a\", \"text\": \"y\"}\n",
+                "line 2: the id \"a\" was given on line 1",
+            ),
             ("{\"_id\": \"\", \"text\": \"x\"}\n", "line 1: the id is empty"),
             ("{\"_id\": \"a\", \"text\": \"x\"\n", "line 1: EOF"),
             ("", "has no documents"),

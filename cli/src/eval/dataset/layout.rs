@@ -28,8 +28,10 @@ pub fn load(path: &Path, split: &str) -> InputResult<Dataset> {
     } else if let Some(file) = packed_or_plain(path, "queries.jsonl") {
         beir(path, &file, split)?
     } else if let Some(file) = packed_or_plain(path, "questions.jsonl") {
-        let folder = ["docs", "documents"].map(|name| path.join(name)).into_iter().find(|folder| folder.is_dir());
-        let documents = folder.map(Documents::Folder).or(packed_or_plain(path, "corpus.jsonl").map(Documents::Corpus));
+        let folder =
+            ["docs", "documents"].map(|name| path.join(name)).into_iter().find(|folder| folder.is_dir());
+        let documents =
+            folder.map(Documents::Folder).or(packed_or_plain(path, "corpus.jsonl").map(Documents::Corpus));
         with_named_documents(questions::read(&file)?, documents)
     } else {
         return Err(wrong!(
@@ -38,7 +40,9 @@ pub fn load(path: &Path, split: &str) -> InputResult<Dataset> {
             path.display()
         ));
     };
-    dataset.questions.retain(|question| question.unanswerable || question.is_judged() || !question.answers.is_empty());
+    dataset
+        .questions
+        .retain(|question| question.unanswerable || question.is_judged() || !question.answers.is_empty());
     if dataset.questions.is_empty() {
         return Err(wrong!(
             "{}: nothing is known of any question: give relevant documents (qrels/{split}.tsv, or `document` beside the question), or the \
@@ -84,7 +88,8 @@ fn beir(folder: &Path, queries: &Path, split: &str) -> InputResult<Dataset> {
         ));
     }
     // Questions that this split does not judge belong to another one, those aside that are said to have no answer.
-    let questions = dataset.questions.into_iter().filter_map(|question| judge(question, &mut judged)).collect();
+    let questions =
+        dataset.questions.into_iter().filter_map(|question| judge(question, &mut judged)).collect();
     Ok(Dataset { questions, naming: Naming::Exact, notes, ..dataset })
 }
 
@@ -110,7 +115,11 @@ fn qrels_file(folder: &Path, split: &str) -> InputResult<Option<PathBuf>> {
         .filter_map(|name| Some(name.strip_suffix(".gz").unwrap_or(&name).strip_suffix(".tsv")?.to_owned()))
         .collect();
     splits.sort();
-    let there = if splits.is_empty() { "it has none".to_owned() } else { format!("--split can be: {}", splits.join(", ")) };
+    let there = if splits.is_empty() {
+        "it has none".to_owned()
+    } else {
+        format!("--split can be: {}", splits.join(", "))
+    };
     Err(wrong!("{} has no {split}.tsv; {there}", qrels.display()))
 }
 
@@ -150,14 +159,21 @@ mod tests {
     fn a_folder_in_the_layout_of_beir() {
         let folder = tempfile::tempdir().unwrap();
         let qrels = "query-id\tcorpus-id\tscore\nq1\td1\t1\nq3\td2\t1\nq5\td1\t0\nq9\td1\t1\n";
-        write(folder.path(), &[("queries.jsonl", QUERIES), ("qrels/test.tsv", qrels), ("qrels/dev.tsv", "q2\td1\t1\n")]);
+        write(
+            folder.path(),
+            &[("queries.jsonl", QUERIES), ("qrels/test.tsv", qrels), ("qrels/dev.tsv", "q2\td1\t1\n")],
+        );
         let dataset = load(folder.path(), "test").unwrap();
         // q2 is of another split, q5 has no relevant document; q4 is said to have no answer, and q3's document says that it has.
         assert_eq!(ids(&dataset), ["q1", "q3", "q4"]);
         assert!(!dataset.questions[1].unanswerable && dataset.questions[2].unanswerable);
         assert_eq!(dataset.documents, None);
         assert_eq!(dataset.notes.len(), 1);
-        assert!(dataset.notes[0].contains("1 question(s)") && dataset.notes[0].contains("\"q9\""), "{:?}", dataset.notes);
+        assert!(
+            dataset.notes[0].contains("1 question(s)") && dataset.notes[0].contains("\"q9\""),
+            "{:?}",
+            dataset.notes
+        );
         assert_eq!(dataset.naming, Naming::Exact);
         assert_eq!(ids(&load(folder.path(), "dev").unwrap()), ["q2", "q3", "q4"]);
         let error = load(folder.path(), "train").unwrap_err().to_string();
@@ -193,7 +209,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for (files, expected) in [
             (&[][..], "has neither queries.jsonl"),
-            (&[("queries.jsonl", "{\"_id\": \"q1\", \"text\": \"A?\"}\n")][..], "nothing is known of any question"),
+            (
+                &[("queries.jsonl", "{\"_id\": \"q1\", \"text\": \"A?\"}\n")][..],
+                "nothing is known of any question",
+            ),
             (&[("qrels/test.tsv", "x\td1\t1\n")][..], "judges none of the questions"),
             (&[("qrels/test.tsv", "q1\td1\t0\n")][..], "nothing is known of any question"),
         ] {
@@ -209,7 +228,9 @@ mod tests {
     fn the_repositorys_own_questions_are_a_set() {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
         let dataset = load(&examples, "test").unwrap();
-        assert!(dataset.questions.len() > 20 && dataset.questions.iter().any(|question| question.unanswerable));
+        assert!(
+            dataset.questions.len() > 20 && dataset.questions.iter().any(|question| question.unanswerable)
+        );
         assert_eq!(dataset.documents, Some(Documents::Folder(examples.join("docs"))));
     }
 }

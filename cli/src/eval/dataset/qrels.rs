@@ -27,13 +27,13 @@ pub(super) fn read(path: &Path) -> InputResult<BTreeMap<String, Judgements>> {
                 ));
             }
         };
-        let is_header = std::mem::take(&mut first) && score.parse::<f64>().is_err() && !begins_as_number(score);
+        let is_header =
+            std::mem::take(&mut first) && score.parse::<f64>().is_err() && !begins_as_number(score);
         if is_header {
             continue;
         }
-        let score: i64 = score
-            .parse()
-            .map_err(|_| wrong!("{}: the score {score:?} is not a whole number", place()))?;
+        let score: i64 =
+            score.parse().map_err(|_| wrong!("{}: the score {score:?} is not a whole number", place()))?;
         // So that the best order can be summed without loss.
         if score.abs() > 1_000_000 {
             return Err(wrong!("{}: the score {score} is out of range", place()));

@@ -152,8 +152,14 @@ mod tests {
             ("{\"text\": \"A?\"}\n\n{\"text\": }\n", "line 3: expected value"),
             ("{\"_id\": \"a\"}\n", "line 1: there is no `text` or `question`"),
             ("{\"text\": \" \"}\n", "line 1: the question is empty"),
-            ("{\"_id\": \"a\", \"text\": \"A\"}\n{\"_id\": \"a\", \"text\": \"B\"}\n", "line 2: the id \"a\" was given on line 1"),
-            ("{\"text\": \"A\", \"unanswerable\": true, \"answers\": [\"x\"]}\n", "line 1: the question is marked"),
+            (
+                "{\"_id\": \"a\", \"text\": \"A\"}\n{\"_id\": \"a\", \"text\": \"B\"}\n",
+                "line 2: the id \"a\" was given on line 1",
+            ),
+            (
+                "{\"text\": \"A\", \"unanswerable\": true, \"answers\": [\"x\"]}\n",
+                "line 1: the question is marked",
+            ),
             ("[1]\n", "line 1: "),
             ("{\"text\": \"A\", \"answers\": {\"x\": 1}}\n", "line 1: must be a text or a list of texts"),
             ("\n", "has no questions"),

@@ -114,8 +114,15 @@ mod tests {
     fn held_out_questions_lose_their_documents_and_nobody_elses_question_does() {
         let held = hold_out(questions(), 10, 7).unwrap();
         assert_eq!(held.questions.len(), 10);
-        assert!(held.questions.iter().all(|question| question.unanswerable && question.held_out && !question.is_judged()));
-        assert!(held.questions.iter().all(|question| !question.answers.is_empty()), "to see whether it was answered all the same");
+        assert!(
+            held.questions
+                .iter()
+                .all(|question| question.unanswerable && question.held_out && !question.is_judged())
+        );
+        assert!(
+            held.questions.iter().all(|question| !question.answers.is_empty()),
+            "to see whether it was answered all the same"
+        );
         assert!(held.documents.len() <= 10 && !held.documents.contains("never"));
         for question in &held.others {
             assert!(question.relevant().all(|id| !held.documents.contains(id)));

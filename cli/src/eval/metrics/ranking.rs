@@ -167,7 +167,8 @@ mod tests {
     }
 
     fn of(gains: &[i64], ranking: &[usize]) -> Judged {
-        let judgements: Judgements = gains.iter().enumerate().map(|(id, gain)| (id.to_string(), *gain)).collect();
+        let judgements: Judgements =
+            gains.iter().enumerate().map(|(id, gain)| (id.to_string(), *gain)).collect();
         let ids: Vec<String> = ranking.iter().map(ToString::to_string).collect();
         Judged::new(ids.iter().map(String::as_str), &judgements)
     }

@@ -23,7 +23,8 @@ const LONGEST: usize = 600;
 
 /// Text for the page: what HTML reads as markup is written out, and what no document may hold is left out.
 pub(super) fn escape(text: &str) -> Cow<'_, str> {
-    let special = |c: char| matches!(c, '<' | '>' | '&' | '"' | '\'') || (c.is_control() && c != '\n' && c != '\t');
+    let special =
+        |c: char| matches!(c, '<' | '>' | '&' | '"' | '\'') || (c.is_control() && c != '\n' && c != '\t');
     if !text.contains(special) && !text.contains(['\u{fffe}', '\u{ffff}']) {
         return Cow::Borrowed(text);
     }
@@ -113,7 +114,11 @@ impl Page<'_> {
 
     /// The few figures that matter most: a number and what it is.
     fn headline(&self, system: &System, summary: &SystemSummary) -> Vec<String> {
-        let of = if self.evaluation.systems.len() > 1 { format!(", {}", escape(&system.label)) } else { String::new() };
+        let of = if self.evaluation.systems.len() > 1 {
+            format!(", {}", escape(&system.label))
+        } else {
+            String::new()
+        };
         let main = format!("ndcg@{}", self.evaluation.cuts.main());
         let mut figures: Vec<String> = Vec::new();
         for (key, as_share) in [
@@ -148,7 +153,11 @@ impl Page<'_> {
                 rows.push((format!("– {name}"), count.to_string()));
             }
         }
-        rows.extend(dataset.documents.map(|documents| ("Documents in the collection".to_owned(), documents.to_string())));
+        rows.extend(
+            dataset
+                .documents
+                .map(|documents| ("Documents in the collection".to_owned(), documents.to_string())),
+        );
         for system in &self.summary.systems {
             let configuration = &system.configuration;
             let parts = [
@@ -157,8 +166,10 @@ impl Page<'_> {
                 ("pipeline", &configuration.pipeline),
                 ("run file", &configuration.run_file),
             ];
-            let mut words: Vec<String> =
-                parts.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?))).collect();
+            let mut words: Vec<String> = parts
+                .iter()
+                .filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?)))
+                .collect();
             words.extend(configuration.concurrency.map(|many| format!("{many} at once")));
             if let Some(answers) = &system.answers {
                 words.push(format!("answers by {}", answers.models.join(", ")));
@@ -169,7 +180,8 @@ impl Page<'_> {
         rows.push(("Seed".to_owned(), self.summary.seed.to_string()));
         let mut out = "<h2>Conditions</h2>\n<div class=\"scroll\"><table><tbody>".to_owned();
         for (name, value) in rows {
-            let _ = write!(out, "<tr><th scope=\"row\">{}</th><td>{}</td></tr>", escape(&name), escape(&value));
+            let _ =
+                write!(out, "<tr><th scope=\"row\">{}</th><td>{}</td></tr>", escape(&name), escape(&value));
         }
         out.push_str("</tbody></table></div>\n");
         out
@@ -211,7 +223,10 @@ impl Page<'_> {
         let mut out = format!(
             "<h2>{title}</h2>\n{}<figure>{}<figcaption>{caption}</figcaption></figure>\n",
             self.legend(),
-            plot::bars(&format!("{title}: means with 95 % intervals; the table below has the same figures"), &groups)
+            plot::bars(
+                &format!("{title}: means with 95 % intervals; the table below has the same figures"),
+                &groups
+            )
         );
         let _ = write!(
             out,
@@ -338,7 +353,8 @@ impl Page<'_> {
         values.retain(|(value, _)| *value < 1.0);
         values.sort_by(|(a, a_at), (b, b_at)| a.total_cmp(b).then(a_at.cmp(b_at)));
         if values.is_empty() {
-            return "<h2>Worst questions</h2>\n<p>Every question has its relevant documents first.</p>\n".to_owned();
+            return "<h2>Worst questions</h2>\n<p>Every question has its relevant documents first.</p>\n"
+                .to_owned();
         }
         let mut out = format!(
             "<h2>Worst questions</h2>\n<div class=\"scroll\"><table><caption>The {} questions with the lowest nDCG@{main} ({})</caption><thead><tr>\
@@ -542,7 +558,9 @@ mod tests {
                 Event::Start(tag) => {
                     depth += 1;
                     names.push(String::from_utf8_lossy(tag.name().as_ref()).into_owned());
-                    tag.attributes().for_each(|attribute| assert!(attribute.unwrap().value.iter().all(|byte| *byte != b'<')));
+                    tag.attributes().for_each(|attribute| {
+                        assert!(attribute.unwrap().value.iter().all(|byte| *byte != b'<'))
+                    });
                 }
                 Event::Empty(tag) => {
                     names.push(String::from_utf8_lossy(tag.name().as_ref()).into_owned());
@@ -581,7 +599,10 @@ mod tests {
         assert_eq!(names.iter().filter(|name| *name == "h1").count(), 1);
         assert!(names.iter().filter(|name| *name == "svg").count() >= 5, "{names:?}");
         // The only address is the name space of its plots.
-        assert_eq!(page.matches("http").count(), page.matches("xmlns=\"http://www.w3.org/2000/svg\"").count());
+        assert_eq!(
+            page.matches("http").count(),
+            page.matches("xmlns=\"http://www.w3.org/2000/svg\"").count()
+        );
         assert!(!page.contains("url(") && !page.contains("@import"));
         for expected in [
             "Evaluation: set <&> one",
@@ -604,7 +625,11 @@ mod tests {
         let plots = page.matches("role=\"img\"").count();
         assert_eq!(plots, page.matches("<title>").count() - 1, "each plot has a title, and so has the page");
         assert_eq!(page.matches("<svg").count(), plots + page.matches("aria-hidden=\"true\"").count());
-        assert!(page.contains("<html lang=\"en\">") && page.contains("scope=\"col\"") && page.contains("scope=\"row\""));
+        assert!(
+            page.contains("<html lang=\"en\">")
+                && page.contains("scope=\"col\"")
+                && page.contains("scope=\"row\"")
+        );
     }
 
     #[test]
@@ -615,7 +640,11 @@ mod tests {
         one.systems[0].measures.retain(|measure| measure.of == Of::Ranking);
         let page = page(&one, &Summary::of(&one), Naming::Exact);
         let (_, text) = parse(&page);
-        assert!(!text.contains("Comparison") && !text.contains("Answers to look at") && text.contains("Worst questions"));
+        assert!(
+            !text.contains("Comparison")
+                && !text.contains("Answers to look at")
+                && text.contains("Worst questions")
+        );
     }
 
     proptest! {

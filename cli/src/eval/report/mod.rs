@@ -145,7 +145,10 @@ pub(super) mod tests {
             System { label: label.to_owned(), configuration, rankings, answers, measures }
         };
         let systems = vec![
-            system("hybrid", vec![Some(ranking(&["d1", "x<y", "d2"], 3.0)), Some(ranking(&["d3"], 5.0)), None]),
+            system(
+                "hybrid",
+                vec![Some(ranking(&["d1", "x<y", "d2"], 3.0)), Some(ranking(&["d3"], 5.0)), None],
+            ),
             system("keyword", vec![Some(ranking(&["x<y", "d1"], 1.0)), Some(ranking(&["d4"], 2.0)), None]),
         ];
         Evaluation {

@@ -59,7 +59,8 @@ fn row<'a>(evaluation: &'a Evaluation, system: &'a System, at: usize) -> Row<'a>
     let question = &evaluation.questions[at];
     let ranking = system.rankings.get(at).and_then(Option::as_ref);
     let answer = system.answers.get(at).and_then(Option::as_ref);
-    let value = |measure: &'a crate::eval::measures::Measure| Some((measure.key.as_str(), measure.values[at]?));
+    let value =
+        |measure: &'a crate::eval::measures::Measure| Some((measure.key.as_str(), measure.values[at]?));
     Row {
         id: &question.id,
         question: &question.text,
@@ -99,7 +100,10 @@ mod tests {
         let text = per_query(&example()).unwrap();
         let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(rows.len(), 6);
-        assert_eq!((&rows[0]["id"], &rows[0]["system"], &rows[1]["system"]), (&json!("q1"), &json!("hybrid"), &json!("keyword")));
+        assert_eq!(
+            (&rows[0]["id"], &rows[0]["system"], &rows[1]["system"]),
+            (&json!("q1"), &json!("hybrid"), &json!("keyword"))
+        );
         assert_eq!(rows[0]["ranking"][1], json!({"document": "x<y", "score": 0.5}));
         assert_eq!(rows[0]["measures"]["mrr@10"], json!(1.0));
         assert_eq!(rows[0]["answer"]["words"], 3);

@@ -42,7 +42,12 @@ pub fn bars(title: &str, groups: &[(String, Vec<Option<Bar>>)]) -> String {
     let mut y = GAP / 2.0;
     for (name, bars) in groups {
         let middle = y + as_f64(bars.len()) * THICK / 2.0 + 4.0;
-        let _ = write!(out, r#"<text class="name" x="{:.1}" y="{middle:.1}">{}</text>"#, NAMES - 8.0, escape(name));
+        let _ = write!(
+            out,
+            r#"<text class="name" x="{:.1}" y="{middle:.1}">{}</text>"#,
+            NAMES - 8.0,
+            escape(name)
+        );
         for (system, bar) in bars.iter().enumerate() {
             if let Some(Bar { value, low, high }) = bar {
                 let line = y + THICK / 2.0;
@@ -106,7 +111,12 @@ pub fn histogram(title: &str, axis: &str, columns: &[Column]) -> String {
                 HEIGHT - BOTTOM - top
             );
             if *count > 0 {
-                let _ = write!(out, r#"<text class="count" x="{:.1}" y="{:.1}">{count}</text>"#, x + wide / 2.0, top - 3.0);
+                let _ = write!(
+                    out,
+                    r#"<text class="count" x="{:.1}" y="{:.1}">{count}</text>"#,
+                    x + wide / 2.0,
+                    top - 3.0
+                );
             }
         }
         let middle = left + (each - 6.0) / 2.0;
@@ -152,7 +162,8 @@ pub fn share_columns(values: &[Vec<f64>]) -> Vec<Column> {
 pub fn time_columns(values: &[Vec<f64>]) -> Vec<Column> {
     let step = 2f64.sqrt();
     let all = values.iter().flatten().copied().filter(|value| *value > 0.0);
-    let (least, most) = all.fold((f64::INFINITY, 0.0f64), |(least, most), value| (least.min(value), most.max(value)));
+    let (least, most) =
+        all.fold((f64::INFINITY, 0.0f64), |(least, most), value| (least.min(value), most.max(value)));
     if most <= 0.0 {
         return Vec::new();
     }
@@ -168,7 +179,12 @@ pub fn time_columns(values: &[Vec<f64>]) -> Vec<Column> {
     columns(place(most) + 1, ends, values, place)
 }
 
-fn columns(count: usize, name: impl Fn(usize) -> String, values: &[Vec<f64>], place: impl Fn(f64) -> usize) -> Vec<Column> {
+fn columns(
+    count: usize,
+    name: impl Fn(usize) -> String,
+    values: &[Vec<f64>],
+    place: impl Fn(f64) -> usize,
+) -> Vec<Column> {
     let mut columns: Vec<Column> =
         (0..count).map(|at| Column { name: name(at), counts: vec![0; values.len()] }).collect();
     for (system, values) in values.iter().enumerate() {

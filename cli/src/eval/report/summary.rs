@@ -355,6 +355,9 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&json()).unwrap();
         assert_eq!(value["systems"][0]["mode"], "hybrid");
         assert!(value["systems"][0]["measures"]["ndcg@10"]["low"].is_number());
-        assert_eq!(value["comparison"].as_array().unwrap().len(), value["systems"][0]["measures"].as_object().unwrap().len());
+        assert_eq!(
+            value["comparison"].as_array().unwrap().len(),
+            value["systems"][0]["measures"].as_object().unwrap().len()
+        );
     }
 }

@@ -56,13 +56,15 @@ fn system_table(system: &SystemSummary, cuts: &Cuts) -> String {
             out.push('\n');
         }
         // The families are above; of the other measures and of the main one, the interval is told as well.
-        let in_families = |key: &str| FAMILIES.iter().any(|family| key.starts_with(&format!("{}@", family.key)));
+        let in_families =
+            |key: &str| FAMILIES.iter().any(|family| key.starts_with(&format!("{}@", family.key)));
         let main = format!("ndcg@{}", cuts.main());
         for one in system.measured().iter().filter(|one| one.of == Of::Ranking) {
             if !in_families(&one.key) || one.key == main {
                 let estimate = &one.estimate;
                 let (low, high) = (estimate.low, estimate.high);
-                let _ = writeln!(out, "  {:<12}{:>9.4}  95 % {low:.4} to {high:.4}", one.title, estimate.mean);
+                let _ =
+                    writeln!(out, "  {:<12}{:>9.4}  95 % {low:.4} to {high:.4}", one.title, estimate.mean);
             }
         }
     }
@@ -93,7 +95,11 @@ fn search_line(search: &SearchSummary) -> String {
         Some(took) => text.push_str(&times(took)),
         None => text.push_str("read from a file"),
     }
-    let _ = write!(text, "; {} searches, {:.0} documents each in the median", search.searches, search.documents_found);
+    let _ = write!(
+        text,
+        "; {} searches, {:.0} documents each in the median",
+        search.searches, search.documents_found
+    );
     for (part, count) in &search.degraded {
         let _ = write!(text, "; {count} without {part}");
     }
