@@ -134,6 +134,9 @@ impl Page<'_> {
                 figures.push(format!("<b>{value}</b>{}{of}", escape(&one.title)));
             }
         }
+        if let Some(words) = summary.answers.as_ref().and_then(|answers| answers.words_median) {
+            figures.push(format!("<b>{words:.0}</b>Words of an answer, median{of}"));
+        }
         if let Some(took) = summary.search.as_ref().and_then(|search| search.took) {
             figures.push(format!("<b>{:.1} ms</b>Search, median{of}", took.p50_ms));
         }
@@ -290,7 +293,7 @@ impl Page<'_> {
         let zero = values[0].iter().filter(|value| **value <= 0.0).count();
         let plot = plot::histogram(
             &format!("How many questions have which {main}"),
-            &format!("{main} of a question: 0, then up to …, then 1"),
+            &format!("{main} of a question"),
             &plot::share_columns(&values),
         );
         format!(
@@ -311,7 +314,7 @@ impl Page<'_> {
                 continue;
             }
             let title = format!("How long it took to {what}");
-            let plot = plot::histogram(&title, "milliseconds, up to …", &plot::time_columns(&times));
+            let plot = plot::histogram(&title, "milliseconds", &plot::time_columns(&times));
             let _ = write!(
                 out,
                 "{}<figure>{plot}<figcaption>{title}, as the client saw it: number of questions by milliseconds (columns grow by equal factors).{}</figcaption></figure>\n",
@@ -357,7 +360,7 @@ impl Page<'_> {
                 .to_owned();
         }
         let mut out = format!(
-            "<h2>Worst questions</h2>\n<div class=\"scroll\"><table><caption>The {} questions with the lowest nDCG@{main} ({})</caption><thead><tr>\
+            "<h2>Worst questions</h2>\n<div class=\"scroll\"><table class=\"questions\"><caption>The {} questions with the lowest nDCG@{main} ({})</caption><thead><tr>\
              <th scope=\"col\">Question</th><th scope=\"col\" class=\"n\">nDCG@{main}</th><th scope=\"col\">Expected</th><th scope=\"col\">Found first</th></tr></thead><tbody>",
             values.len().min(LISTED),
             escape(&system.label)
@@ -441,7 +444,7 @@ impl Page<'_> {
     fn answers(&self, system: &System, title: &str, all: &[usize]) -> String {
         let first = if all.len() > LISTED { format!(", the first {LISTED}") } else { String::new() };
         let mut out = format!(
-            "<div class=\"scroll\"><table><caption>{title}: {} questions{first} ({})</caption><thead><tr><th scope=\"col\">Question</th>\
+            "<div class=\"scroll\"><table class=\"questions\"><caption>{title}: {} questions{first} ({})</caption><thead><tr><th scope=\"col\">Question</th>\
              <th scope=\"col\">Right answer</th><th scope=\"col\">Answered</th><th scope=\"col\">Sources</th></tr></thead><tbody>",
             all.len(),
             escape(&system.label)
