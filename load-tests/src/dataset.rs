@@ -29,6 +29,14 @@ pub struct Query {
     pub text: String,
 }
 
+/// The texts of the questions of `queries.jsonl`.
+pub fn questions(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let path = folder.join("queries.jsonl");
+    let file = File::open(&path).with_context(|| path.display().to_string())?;
+    let questions = json_lines::<Query>(BufReader::new(file), path.display().to_string());
+    questions.map(|query| query.map(|query| query.text)).collect()
+}
+
 /// How relevant each document is to a question, by its id. What is not there is not relevant.
 pub type Judgements = BTreeMap<String, u32>;
 
