@@ -50,7 +50,7 @@ pub struct UsearchSettings {
 
 impl Default for UsearchSettings {
     fn default() -> Self {
-        Self { connectivity: 16, expansion_add: 100, expansion_search: 128 }
+        Self { connectivity: 16, expansion_add: 200, expansion_search: 96 }
     }
 }
 
