@@ -3,7 +3,7 @@
 //! Uniformly random vectors are unlike those of texts: they have no clusters, all distances are about the same, and a graph finds hardly any of the nearest.
 //! So real vectors are mixed: each new one is a real one, with one or two others and some noise added. Texts are made of real sentences in the same way. All by a seed.
 
-use std::{fs, path::Path};
+use std::{collections::HashSet, fs, path::Path};
 
 use anyhow::{Context, bail};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -35,6 +35,13 @@ pub fn read_vectors(path: &Path, dimension: usize) -> anyhow::Result<Vec<f32>> {
     let mut vectors: Vec<f32> = numbers.iter().map(|number| f32::from_le_bytes(*number)).collect();
     vectors.chunks_exact_mut(dimension).for_each(unit);
     Ok(vectors)
+}
+
+/// The same without twins: data sets share documents, and of two that are equally near it is chance which one an index finds.
+pub fn without_twins(vectors: &[f32], dimension: usize) -> Vec<f32> {
+    let mut seen = HashSet::new();
+    let rounded = |vector: &[f32]| vector.iter().map(|x| (x * 1_000.0).round() as i32).collect::<Vec<i32>>();
+    vectors.chunks_exact(dimension).filter(|vector| seen.insert(rounded(vector))).flatten().copied().collect()
 }
 
 /// So many vectors: first the real ones as they are, then mixtures. All of unit length.
@@ -210,6 +217,7 @@ mod tests {
         assert_eq!(vectors[..6], real);
         assert_eq!(mix(&real, 3, 50, 1), vectors);
         assert_ne!(mix(&real, 3, 50, 2), vectors);
+        assert_eq!(without_twins(&[real, real].concat(), 3), real);
         for vector in vectors.chunks_exact(3) {
             assert!((vector.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-4);
             assert!(vector[0] + vector[1] > 0.3, "{vector:?}");

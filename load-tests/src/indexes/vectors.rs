@@ -123,6 +123,7 @@ fn as_mib(bytes: usize) -> f64 {
 
 pub async fn run(args: &Vectors) -> anyhow::Result<()> {
     let real = corpus::read_vectors(&args.embeddings, args.dimension)?;
+    let real = corpus::without_twins(&real, args.dimension);
     let asked = corpus::read_vectors(&args.questions, args.dimension)?;
     // Spread over the file: questions of different data sets.
     let held = asked.len() / args.dimension;
