@@ -109,7 +109,7 @@ impl ModelFolder {
         let dimensions: Dimensions = self.read_json(spec::CONFIG)?;
         let _: Value = self.read_json(spec::TOKENIZER)?;
         let weights = self.file(spec::WEIGHTS);
-        let header = read_header(&weights).map_err(|source| match source.kind() {
+        let (header, _) = read_header(&weights).map_err(|source| match source.kind() {
             io::ErrorKind::InvalidData => LoadError::invalid(&weights, source),
             _ => LoadError::Read { path: weights.clone(), source },
         })?;
@@ -131,8 +131,8 @@ impl ModelFolder {
 }
 
 /// Reads the header of a safetensors file (8 bytes with its length, then JSON) and checks that the data it describes are
-/// all there. See the format's description at <https://github.com/huggingface/safetensors>.
-fn read_header(path: &Path) -> io::Result<Value> {
+/// all there. Answers with the header and where the data begin. See the format's description at <https://github.com/huggingface/safetensors>.
+pub(super) fn read_header(path: &Path) -> io::Result<(Value, u64)> {
     let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
     let mut file = File::open(path)?;
     let bytes = file.metadata()?.len();
@@ -158,5 +158,5 @@ fn read_header(path: &Path) -> io::Result<Value> {
     if end.checked_add(8 + length) != Some(bytes) {
         return Err(invalid(format!("it has {bytes} bytes instead of {}", end.saturating_add(8 + length))));
     }
-    Ok(header)
+    Ok((header, 8 + length))
 }

@@ -3,14 +3,17 @@
 //! [`fetch`] finds a model's files and answers with a [`ModelFolder`], from which the engines load.
 
 mod batcher;
-mod bert;
 mod cache;
+pub(crate) mod encoder;
 mod error;
 mod files;
 mod folder;
 mod hub;
 mod progress;
 mod pypi;
+#[cfg(test)]
+pub(crate) mod reference;
+mod sequence;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -27,10 +30,11 @@ use std::{
 
 pub use batcher::BatchSettings;
 pub(crate) use batcher::{Batcher, Lane, Model};
-pub(crate) use bert::{Encoder, Sequence};
+pub use encoder::Precision;
 pub use error::{FetchAttempt, FetchError, LoadError};
 pub use folder::ModelFolder;
 pub use progress::{NoProgress, Progress};
+pub(crate) use sequence::Sequence;
 pub use spec::{CONFIG, HubRepository, ModelFile, ModelSpec, Package, TOKENIZER, WEIGHTS};
 pub use tokenizer::ModelTokenizer;
 pub(crate) use tokenizer::max_tokens;

@@ -1,26 +1,11 @@
-//! A BERT on candle, on the CPU: from token ids to the last layer's states.
+//! A BERT on candle: what the encoder's results are compared with.
 
 use candle_core::{DType, Device, IndexOp, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use serde::Deserialize;
 
-use super::{CONFIG, LoadError, ModelFolder, WEIGHTS};
-
-/// A text as a model reads it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Sequence {
-    /// Token ids, special ones included; at least one.
-    pub(crate) ids: Vec<u32>,
-    /// For each token 0, or 1 where it belongs to the second text of a pair.
-    pub(crate) types: Vec<u32>,
-}
-
-impl Sequence {
-    pub(crate) fn len(&self) -> usize {
-        self.ids.len()
-    }
-}
+use super::{CONFIG, LoadError, ModelFolder, Sequence, WEIGHTS};
 
 /// What decides before candle's own reading of `config.json` whether it can run the model.
 #[derive(Deserialize)]

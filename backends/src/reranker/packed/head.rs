@@ -1,0 +1,55 @@
+//! From the state of a pair's first token to its score.
+
+use crate::models::{LoadError, ModelFolder, encoder::Weights};
+
+/// A dense layer with a hyperbolic tangent, then a classifier of one label. In `f32`: there is one row a pair.
+pub(super) struct Head {
+    dense: Vec<f32>,
+    dense_bias: Vec<f32>,
+    classifier: Vec<f32>,
+    classifier_bias: f32,
+}
+
+/// Where the layers of a head are kept, by family: the first of the two and the classifier.
+const NAMES: [(&str, &str); 2] =
+    [("bert.pooler.dense", "classifier"), ("classifier.dense", "classifier.out_proj")];
+
+impl Head {
+    /// Reads the head of a cross-encoder whose states have `width` values.
+    pub(super) fn read(
+        folder: &ModelFolder,
+        weights: &mut Weights,
+        width: usize,
+    ) -> Result<Self, LoadError> {
+        let there = |(dense, classifier): &(&str, &str)| {
+            weights.has(&format!("{dense}.weight")) && weights.has(&format!("{classifier}.weight"))
+        };
+        let Some((dense, classifier)) = NAMES.into_iter().find(there) else {
+            let reason = "it is no cross-encoder: its weights have no classifier with a layer before it";
+            return Err(LoadError::unsupported(folder.path(), reason));
+        };
+        let mut read = |name: &str, part: &str, shape: &[usize]| {
+            weights.tensor(&format!("{name}.{part}"), shape)
+        };
+        let dense_weights = read(dense, "weight", &[width, width])?;
+        let dense_bias = read(dense, "bias", &[width])?;
+        let one_label = |error: LoadError| {
+            LoadError::unsupported(folder.path(), format!("it is no cross-encoder of one label: {error}"))
+        };
+        let classifier_weights = read(classifier, "weight", &[1, width]).map_err(one_label)?;
+        let classifier_bias = read(classifier, "bias", &[1])?.iter().sum();
+        Ok(Self { dense: dense_weights, dense_bias, classifier: classifier_weights, classifier_bias })
+    }
+
+    /// The logit of a pair whose first token ends in this state.
+    pub(super) fn score(&self, state: &[f32]) -> f32 {
+        let rows = self.dense.chunks_exact(state.len()).zip(&self.dense_bias);
+        let pooled = rows.map(|(row, bias)| (dot(row, state) + bias).tanh());
+        self.classifier.iter().zip(pooled).map(|(weight, value)| weight * value).sum::<f32>()
+            + self.classifier_bias
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
