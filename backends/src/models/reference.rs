@@ -1,103 +1,75 @@
-//! A BERT on candle: what the encoder's results are compared with.
+//! The encoders of candle: what ours is compared with.
 
-use candle_core::{DType, Device, IndexOp, Tensor};
-use candle_nn::VarBuilder;
-use candle_transformers::models::bert::{BertModel, Config};
-use serde::Deserialize;
+use candle_core::{D, DType, Device, IndexOp, Module, Tensor};
+use candle_nn::{Linear, VarBuilder};
+use candle_transformers::models::{bert, xlm_roberta};
 
-use super::{CONFIG, LoadError, ModelFolder, Sequence, WEIGHTS};
+use super::{CONFIG, ModelFolder, Sequence, WEIGHTS};
 
-/// What decides before candle's own reading of `config.json` whether it can run the model.
-#[derive(Deserialize)]
-struct Kind {
-    model_type: Option<String>,
-    position_embedding_type: Option<String>,
+/// A model on candle, run one text at a time, so that nothing is padded.
+pub(crate) struct Reference {
+    encoder: Encoder,
+    weights: VarBuilder<'static>,
+    width: usize,
 }
 
-/// The model's layers. Shared by all threads that run it.
-pub(crate) struct Encoder {
-    model: BertModel,
-    padding: u32,
+enum Encoder {
+    Bert(bert::BertModel),
+    Roberta(xlm_roberta::XLMRobertaModel),
 }
 
-/// An encoder with what it was loaded from, for the layers that come after it.
-pub(crate) struct Loaded {
-    pub(crate) encoder: Encoder,
-    pub(crate) config: Config,
-    pub(crate) weights: VarBuilder<'static>,
-}
+impl Reference {
+    pub(crate) fn load(folder: &ModelFolder) -> Self {
+        let config: serde_json::Value = folder.read_json(CONFIG).unwrap();
+        let path = folder.file(WEIGHTS);
+        let tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+        let weights = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+        let prefix = ["bert", "roberta"]
+            .into_iter()
+            .find(|prefix| weights.contains_tensor(&format!("{prefix}.embeddings.word_embeddings.weight")));
+        let inner = prefix.map_or_else(|| weights.clone(), |prefix| weights.pp(prefix));
+        let encoder = if config["model_type"] == "bert" {
+            let config: bert::Config = folder.read_json(CONFIG).unwrap();
+            Encoder::Bert(bert::BertModel::load(inner, &config).unwrap())
+        } else {
+            let config: xlm_roberta::Config = folder.read_json(CONFIG).unwrap();
+            Encoder::Roberta(xlm_roberta::XLMRobertaModel::new(&config, inner).unwrap())
+        };
+        let width = config["hidden_size"].as_u64().unwrap() as usize;
+        Self { encoder, weights, width }
+    }
 
-/// A batch's last hidden states.
-pub(crate) struct Hidden {
-    states: Tensor,
-}
+    /// The last states of a text's tokens, one after the other.
+    pub(crate) fn states(&self, text: &Sequence) -> Vec<f32> {
+        self.forward(text).flatten_all().unwrap().to_vec1().unwrap()
+    }
 
-impl Encoder {
-    /// Loads the weights into memory, as `f32`. Blocks.
-    pub(crate) fn load(folder: &ModelFolder) -> Result<Loaded, LoadError> {
-        let kind: Kind = folder.read_json(CONFIG)?;
-        let described = [
-            ("model_type", kind.model_type.as_deref(), "bert"),
-            ("position_embedding_type", kind.position_embedding_type.as_deref(), "absolute"),
-        ];
-        for (field, found, wanted) in described {
-            if let Some(found) = found.filter(|found| *found != wanted) {
-                let reason = format!("its {field} is {found}, and only {wanted} is known");
-                return Err(LoadError::unsupported(folder.path(), reason));
+    /// The score of a pair, by a cross-encoder.
+    pub(crate) fn score(&self, pair: &Sequence) -> f32 {
+        let layer = |name: &str, rows: usize| {
+            let at = self.weights.pp(name);
+            Linear::new(at.get((rows, self.width), "weight").unwrap(), Some(at.get(rows, "bias").unwrap()))
+        };
+        let (dense, classifier) = match self.encoder {
+            Encoder::Bert(_) => ("bert.pooler.dense", "classifier"),
+            Encoder::Roberta(_) => ("classifier.dense", "classifier.out_proj"),
+        };
+        let first = self.forward(pair).i((.., 0)).unwrap().contiguous().unwrap();
+        let pooled = layer(dense, self.width).forward(&first).unwrap().tanh().unwrap();
+        let score = layer(classifier, 1).forward(&pooled).unwrap().squeeze(D::Minus1).unwrap();
+        score.to_vec1::<f32>().unwrap()[0]
+    }
+
+    fn forward(&self, text: &Sequence) -> Tensor {
+        let shape = (1, text.len());
+        let ids = Tensor::from_vec(text.ids.clone(), shape, &Device::Cpu).unwrap();
+        let types = Tensor::from_vec(text.types.clone(), shape, &Device::Cpu).unwrap();
+        match &self.encoder {
+            Encoder::Bert(model) => model.forward(&ids, &types, None).unwrap(),
+            Encoder::Roberta(model) => {
+                let mask = Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+                model.forward(&ids, &mask, &types, None, None, None).unwrap()
             }
         }
-        let config: Config = folder.read_json(CONFIG)?;
-        let path = folder.file(WEIGHTS);
-        let bytes = std::fs::read(&path).map_err(|source| LoadError::Read { path: path.clone(), source })?;
-        let invalid = |error: candle_core::Error| LoadError::invalid(&path, error);
-        // Read once into tensors that all threads share; the file's bytes are let go.
-        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(invalid)?;
-        drop(bytes);
-        let weights = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-        // Models with a head keep the encoder under a name of its own.
-        let prefixed = weights.contains_tensor("bert.embeddings.word_embeddings.weight");
-        let of_encoder = if prefixed { weights.pp("bert") } else { weights.clone() };
-        let model = BertModel::load(of_encoder, &config).map_err(invalid)?;
-        let padding = u32::try_from(config.pad_token_id).unwrap_or(0);
-        Ok(Loaded { encoder: Self { model, padding }, config, weights })
-    }
-
-    /// Runs a batch, padded to its own longest sequence.
-    pub(crate) fn forward(&self, batch: &[&Sequence]) -> candle_core::Result<Hidden> {
-        let longest = batch.iter().map(|sequence| sequence.len()).max().unwrap_or(0);
-        let shape = (batch.len(), longest);
-        let padded = |values: fn(&Sequence) -> &[u32], padding: u32| -> candle_core::Result<Tensor> {
-            let mut flat = Vec::with_capacity(batch.len() * longest);
-            for sequence in batch {
-                flat.extend_from_slice(values(sequence));
-                flat.resize(flat.len() + longest - sequence.len(), padding);
-            }
-            Tensor::from_vec(flat, shape, &Device::Cpu)
-        };
-        let ids = padded(|sequence| &sequence.ids, self.padding)?;
-        let types = padded(|sequence| &sequence.types, 0)?;
-        let mask = if batch.iter().all(|sequence| sequence.len() == longest) {
-            None
-        } else {
-            let mut flat = Vec::with_capacity(batch.len() * longest);
-            for sequence in batch {
-                flat.resize(flat.len() + sequence.len(), 1_u32);
-                flat.resize(flat.len() + longest - sequence.len(), 0);
-            }
-            Some(Tensor::from_vec(flat, shape, &Device::Cpu)?)
-        };
-        Ok(Hidden { states: self.model.forward(&ids, &types, mask.as_ref())? })
-    }
-}
-
-impl Hidden {
-    /// The states of one sequence's tokens, its padding left out, one after the other.
-    pub(crate) fn tokens(&self, index: usize, tokens: usize) -> candle_core::Result<Vec<f32>> {
-        self.states.i((index, ..tokens))?.flatten_all()?.to_vec1()
-    }
-
-    /// Each sequence's first state, as a tensor of one row a sequence.
-    pub(crate) fn first(&self) -> candle_core::Result<Tensor> {
-        self.states.i((.., 0))?.contiguous()
     }
 }

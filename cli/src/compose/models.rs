@@ -145,7 +145,8 @@ async fn load_embedder(
         passage_prefix: settings.passage_prefix.clone(),
     };
     let load = move || PackedEmbedder::load(&folder, &settings, &batches);
-    let embedder: Arc<dyn raglan_pipeline::ports::Embedder> = Arc::new(tokio::task::spawn_blocking(load).await??);
+    let embedder: Arc<dyn raglan_pipeline::ports::Embedder> =
+        Arc::new(tokio::task::spawn_blocking(load).await??);
     let embedder_info = embedder.info();
     info!(model = embedder_info.model, dimension = embedder_info.dimension, "embedding model loaded");
     let breaker = CircuitBreaker::new("embedder", BreakerSettings::default());

@@ -105,7 +105,8 @@ fn pooling(folder: &ModelFolder) -> Result<Pooling, LoadError> {
     };
     known.ok_or_else(|| {
         let modes = modes.join(" with ");
-        let known = "only mean_tokens, cls_token, max_tokens and mean_sqrt_len_tokens are known, one at a time";
+        let known =
+            "only mean_tokens, cls_token, max_tokens and mean_sqrt_len_tokens are known, one at a time";
         LoadError::unsupported(folder.path(), format!("its pooling is {modes}, and {known}"))
     })
 }

@@ -1,8 +1,6 @@
 //! Attention of the tokens of one text to each other.
 
-use super::kernels::{
-    Aligned, Bf16Panels, F32Panels, Kernels, ROW_TILE, bf16_multiply, f32_multiply, rows,
-};
+use super::kernels::{Aligned, Bf16Panels, F32Panels, Kernels, ROW_TILE, bf16_multiply, f32_multiply, rows};
 
 /// Heads are this wide or a multiple of it; the weights of narrower ones are filled up with zeros.
 pub(super) const HEAD_TILE: usize = 32;
@@ -84,7 +82,13 @@ impl Heads {
         for first in (0..tokens).step_by(ROWS) {
             let count = ROWS.min(tokens - first);
             let scores = &mut scores[..count * tokens];
-            f32_multiply(kernels, (&inputs[first * self.stride..], self.stride), count, keys, (scores, tokens));
+            f32_multiply(
+                kernels,
+                (&inputs[first * self.stride..], self.stride),
+                count,
+                keys,
+                (scores, tokens),
+            );
             rows::exp_rows(kernels, scores, tokens, &mut sums[..count]);
             let context = &mut context[..count * width];
             f32_multiply(kernels, (scores, tokens), count, values, (context, width));
@@ -101,7 +105,9 @@ impl Heads {
         out: &mut [f32],
         scratch: &mut AttentionScratch,
     ) {
-        let AttentionScratch { scores, sums, rounded: (keys, values), queries, weights, context, row, .. } = scratch;
+        let AttentionScratch {
+            scores, sums, rounded: (keys, values), queries, weights, context, row, ..
+        } = scratch;
         let (total, width, stride) = (self.total(), self.width, self.stride);
         let padded = tokens.next_multiple_of(ROW_TILE);
         keys.reset(width, tokens);

@@ -160,7 +160,13 @@ impl PackedEncoder {
     /// Says once what runs, on which instructions, and what memory its weights take.
     pub(crate) fn log_and_measure(&self, part: &'static str, model: &str) {
         let weights_bytes = self.bytes();
-        tracing::info!(part, model, kernels = self.kernels.name(), weights_bytes, "model packed for the processor");
+        tracing::info!(
+            part,
+            model,
+            kernels = self.kernels.name(),
+            weights_bytes,
+            "model packed for the processor"
+        );
         metrics::gauge!("raglan_model_weights_bytes", "model" => part).set(weights_bytes as f64);
     }
 

@@ -2,9 +2,7 @@
 
 use super::{
     Precision,
-    kernels::{
-        F32Panels, Int8Panels, Kernels, QuantizedRows, dequantise, f32_multiply, int8_multiply, rows,
-    },
+    kernels::{F32Panels, Int8Panels, Kernels, QuantizedRows, dequantise, f32_multiply, int8_multiply, rows},
 };
 
 /// `x · Wᵀ + b`, with the weights packed for the kernels.
@@ -83,7 +81,9 @@ impl Linear {
         out: &mut [f32],
     ) {
         match &self.weights {
-            Weights::F32(panels) => f32_multiply(kernels, (rows, stride), count, panels, (out, panels.columns())),
+            Weights::F32(panels) => {
+                f32_multiply(kernels, (rows, stride), count, panels, (out, panels.columns()))
+            }
             Weights::Int8(panels) => int8_multiply(kernels, taken, panels, out),
         }
     }

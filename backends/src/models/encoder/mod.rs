@@ -8,13 +8,11 @@ mod config;
 mod forward;
 mod kernels;
 mod linear;
+#[cfg(test)]
+mod tests;
 mod weights;
 
-pub(crate) use self::{
-    config::EncoderConfig,
-    forward::{PackedEncoder, States},
-    weights::Weights,
-};
+pub(crate) use self::{forward::PackedEncoder, weights::Weights};
 
 /// In which numbers an encoder computes its products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -76,7 +76,9 @@ impl Weights {
             "F32" => 4,
             "F16" | "BF16" => 2,
             other => {
-                return Err(invalid(format!("{name} is of the type {other}; only F32, F16 and BF16 are known")));
+                return Err(invalid(format!(
+                    "{name} is of the type {other}; only F32, F16 and BF16 are known"
+                )));
             }
         };
         let values: usize = shape.iter().product();

@@ -16,11 +16,7 @@ const NAMES: [(&str, &str); 2] =
 
 impl Head {
     /// Reads the head of a cross-encoder whose states have `width` values.
-    pub(super) fn read(
-        folder: &ModelFolder,
-        weights: &mut Weights,
-        width: usize,
-    ) -> Result<Self, LoadError> {
+    pub(super) fn read(folder: &ModelFolder, weights: &mut Weights, width: usize) -> Result<Self, LoadError> {
         let there = |(dense, classifier): &(&str, &str)| {
             weights.has(&format!("{dense}.weight")) && weights.has(&format!("{classifier}.weight"))
         };
@@ -28,9 +24,8 @@ impl Head {
             let reason = "it is no cross-encoder: its weights have no classifier with a layer before it";
             return Err(LoadError::unsupported(folder.path(), reason));
         };
-        let mut read = |name: &str, part: &str, shape: &[usize]| {
-            weights.tensor(&format!("{name}.{part}"), shape)
-        };
+        let mut read =
+            |name: &str, part: &str, shape: &[usize]| weights.tensor(&format!("{name}.{part}"), shape);
         let dense_weights = read(dense, "weight", &[width, width])?;
         let dense_bias = read(dense, "bias", &[width])?;
         let one_label = |error: LoadError| {

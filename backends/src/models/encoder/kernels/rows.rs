@@ -2,59 +2,36 @@
 
 use super::{
     isa::multiversion,
-    vector::{F32x16, LANES, ROUND},
+    vector::{F32x16, LANES, ROUND, each_vector},
 };
 
-/// Goes over `len` values sixteen at a time: where they begin, and how many there are.
-#[inline(always)]
-pub(super) fn each_vector(len: usize, mut act: impl FnMut(usize, usize)) {
-    let whole = len - len % LANES;
-    for at in (0..whole).step_by(LANES) {
-        act(at, LANES);
-    }
-    if whole < len {
-        act(whole, len - whole);
-    }
+/// Replaces each value.
+macro_rules! map {
+    ($values:expr, |$x:ident| $with:expr) => {
+        // SAFETY: the caller has the vector's instructions, and `each_vector` stays within the slice.
+        unsafe {
+            each_vector!($values.len(), |at, count| {
+                let place = $values.as_mut_ptr().add(at);
+                let $x = V::load_part(place, count, 0.0);
+                $with.store_part(place, count);
+            });
+        }
+    };
 }
 
-/// Replaces each value.
+/// The greatest of the values.
 ///
 /// # Safety
 /// The processor has `V`'s instructions; so for all functions here.
 #[inline(always)]
-unsafe fn map<V: F32x16>(values: &mut [f32], with: impl Fn(V) -> V) {
-    each_vector(values.len(), |at, count| {
-        // SAFETY: `each_vector` stays within the slice.
-        unsafe {
-            let place = values.as_mut_ptr().add(at);
-            with(V::load_part(place, count, 0.0)).store_part(place, count);
-        }
-    });
-}
-
-/// The sum of `map` over the values; `map` of `fill` must be zero.
-#[inline(always)]
-unsafe fn sum<V: F32x16>(values: &[f32], fill: f32, map: impl Fn(V) -> V) -> f32 {
-    // SAFETY: `each_vector` stays within the slice.
-    unsafe {
-        let mut total = V::splat(0.0);
-        each_vector(values.len(), |at, count| {
-            total = total.add(map(V::load_part(values.as_ptr().add(at), count, fill)));
-        });
-        total.fold(|a, b| a + b)
-    }
-}
-
-/// The greatest of the values.
-#[inline(always)]
 unsafe fn greatest<V: F32x16>(values: &[f32]) -> f32 {
-    // SAFETY: `each_vector` stays within the slice.
+    // SAFETY: the caller's promise, and `each_vector` stays within the slice.
     unsafe {
         let mut most = V::splat(f32::MIN);
-        each_vector(values.len(), |at, count| {
+        each_vector!(values.len(), |at, count| {
             most = V::load_part(values.as_ptr().add(at), count, f32::MIN).max(most);
         });
-        most.fold(f32::max)
+        most.greatest()
     }
 }
 
@@ -85,7 +62,7 @@ multiversion! {
     /// Adds `bias` to each row.
     pub(in super::super) unsafe fn add_bias<V: F32x16>(rows: &mut [f32], bias: &[f32]) {
         for row in rows.chunks_exact_mut(bias.len()) {
-            each_vector(bias.len(), |at, count| {
+            each_vector!(bias.len(), |at, count| {
                 // SAFETY: within both slices.
                 unsafe {
                     let place = row.as_mut_ptr().add(at);
@@ -120,9 +97,7 @@ const GELU: [f32; 13] = [
 multiversion! {
     /// `x * Φ(x)`.
     pub(in super::super) unsafe fn gelu<V: F32x16>(values: &mut [f32]) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            map::<V>(values, |x| {
+        map!(values, |x| {{
                 let inside = x.min(V::splat(GELU_END)).max(V::splat(-GELU_END));
                 let u = inside.mul(inside).fma(V::splat(2.0 / (GELU_END * GELU_END)), V::splat(-1.0));
                 let mut p = V::splat(GELU[GELU.len() - 1]);
@@ -130,8 +105,7 @@ multiversion! {
                     p = p.fma(u, V::splat(*coefficient));
                 }
                 x.mul(p.fma(inside, V::splat(0.5)))
-            });
-        }
+        }});
     }
 }
 
@@ -140,23 +114,19 @@ multiversion! {
     pub(in super::super) unsafe fn gelu_tanh<V: F32x16>(values: &mut [f32]) {
         // -2 sqrt(2 / π)
         const SCALE: f32 = -1.595_769_1;
-        // SAFETY: the caller's promise.
-        unsafe {
-            map::<V>(values, |x| {
+        map!(values, |x| {{
                 let cube = x.mul(x).mul(x);
                 let inner = cube.fma(V::splat(0.044_715), x).mul(V::splat(SCALE));
                 // (1 + tanh(u)) / 2 = 1 / (1 + e^(-2u))
                 x.div(exp(inner).add(V::splat(1.0)))
-            });
-        }
+        }});
     }
 }
 
 multiversion! {
     /// The greater of the value and zero.
     pub(in super::super) unsafe fn relu<V: F32x16>(values: &mut [f32]) {
-        // SAFETY: the caller's promise.
-        unsafe { map::<V>(values, |x| x.max(V::splat(0.0))) }
+        map!(values, |x| x.max(V::splat(0.0)));
     }
 }
 
@@ -168,14 +138,14 @@ multiversion! {
             unsafe {
                 let most = V::splat(greatest::<V>(row));
                 let mut sum = V::splat(0.0);
-                each_vector(length, |at, count| {
+                each_vector!(length, |at, count| {
                     let place = row.as_mut_ptr().add(at);
                     // Lanes beyond the row become e^-87, which is nothing.
                     let power = exp(V::load_part(place, count, f32::MIN).sub(most));
                     sum = sum.add(power);
                     power.store_part(place, count);
                 });
-                *total = sum.fold(|a, b| a + b);
+                *total = sum.total();
             }
         }
     }
@@ -197,13 +167,13 @@ multiversion! {
             unsafe {
                 let most = V::splat(greatest::<V>(&row[..length]));
                 let mut sum = V::splat(0.0);
-                each_vector(length, |at, count| {
+                each_vector!(length, |at, count| {
                     let power = exp(V::load_part(row.as_ptr().add(at), count, f32::MIN).sub(most));
                     sum = sum.add(power);
                     power.store_bf16(out.as_mut_ptr().add(at));
                 });
                 out[length.next_multiple_of(LANES)..].fill(0);
-                *total = sum.fold(|a, b| a + b);
+                *total = sum.total();
             }
         }
     }
@@ -224,7 +194,7 @@ multiversion! {
             // SAFETY: the caller's promise, and `each_vector` stays within both rows.
             unsafe {
                 let factor = V::splat(1.0 / by);
-                each_vector(width, |at, count| {
+                each_vector!(width, |at, count| {
                     let value = V::load_part(row.as_ptr().add(at), count, 0.0);
                     value.mul(factor).store_part(out.as_mut_ptr().add(at), count);
                 });
@@ -250,19 +220,23 @@ multiversion! {
             // SAFETY: the caller's promise, and `each_vector` stays within the rows.
             unsafe {
                 let mut total = V::splat(0.0);
-                each_vector(width, |at, count| {
+                each_vector!(width, |at, count| {
                     let place = state.as_mut_ptr().add(at);
                     let row = V::load_part(row.as_ptr().add(at), count, 0.0);
                     let value = V::load_part(place, count, 0.0).add(row);
                     total = total.add(value);
                     value.store_part(place, count);
                 });
-                let mean = total.fold(|a, b| a + b) / width as f32;
+                let mean = total.total() / width as f32;
                 let means = V::splat(mean);
-                let square = |value: V| value.sub(means).mul(value.sub(means));
-                let variance = sum::<V>(state, mean, square) / width as f32;
+                let mut squares = V::splat(0.0);
+                each_vector!(width, |at, count| {
+                    let distance = V::load_part(state.as_ptr().add(at), count, mean).sub(means);
+                    squares = distance.fma(distance, squares);
+                });
+                let variance = squares.total() / width as f32;
                 let scale = V::splat(1.0 / (variance + epsilon).sqrt());
-                each_vector(width, |at, count| {
+                each_vector!(width, |at, count| {
                     let place = state.as_mut_ptr().add(at);
                     let weight = V::load_part(weight.as_ptr().add(at), count, 0.0);
                     let bias = V::load_part(bias.as_ptr().add(at), count, 0.0);

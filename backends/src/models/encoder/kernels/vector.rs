@@ -6,6 +6,22 @@ pub(super) const ROUND: f32 = 12_582_912.0;
 /// How many numbers a vector holds.
 pub(super) const LANES: usize = 16;
 
+/// Folds an array by halves.
+macro_rules! fold {
+    ($values:expr, |$a:ident, $b:ident| $with:expr) => {{
+        let mut all = $values;
+        let mut half = LANES / 2;
+        while half > 0 {
+            for i in 0..half {
+                let ($a, $b) = (all[i], all[i + half]);
+                all[i] = $with;
+            }
+            half /= 2;
+        }
+        all[0]
+    }};
+}
+
 /// Sixteen numbers. All methods are inlined into functions that have the instruction set.
 ///
 /// # Safety
@@ -68,21 +84,44 @@ pub(super) trait F32x16: Copy {
         all
     }
 
-    /// All sixteen, folded in a fixed order.
+    /// The sum of all, added up in a fixed order.
     #[inline(always)]
-    unsafe fn fold(self, with: impl Fn(f32, f32) -> f32) -> f32 {
+    unsafe fn total(self) -> f32 {
         // SAFETY: the caller's promise.
-        let mut all = unsafe { self.to_array() };
-        let mut half = LANES / 2;
-        while half > 0 {
-            for i in 0..half {
-                all[i] = with(all[i], all[i + half]);
-            }
-            half /= 2;
-        }
-        all[0]
+        fold!(unsafe { self.to_array() }, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    unsafe fn least(self) -> f32 {
+        // SAFETY: the caller's promise.
+        fold!(unsafe { self.to_array() }, |a, b| if a < b { a } else { b })
+    }
+
+    #[inline(always)]
+    unsafe fn greatest(self) -> f32 {
+        // SAFETY: the caller's promise.
+        fold!(unsafe { self.to_array() }, |a, b| if a > b { a } else { b })
     }
 }
+
+/// Goes over so many values sixteen at a time: where they begin, and how many there are. A macro, since the compiler gives a closure none of the
+/// instructions of the function that it is inlined into.
+macro_rules! each_vector {
+    ($len:expr, |$at:ident, $count:ident| $body:block) => {{
+        let whole = $len - $len % LANES;
+        let mut $at = 0;
+        while $at < whole {
+            let $count = LANES;
+            $body
+            $at += LANES;
+        }
+        if whole < $len {
+            let $count = $len - whole;
+            $body
+        }
+    }};
+}
+pub(super) use each_vector;
 
 /// For any processor; the compiler makes of it what it can.
 #[derive(Clone, Copy)]
@@ -272,17 +311,6 @@ pub(super) mod x86 {
     #[derive(Clone, Copy)]
     pub(in super::super) struct Avx2(__m256, __m256);
 
-    impl Avx2 {
-        #[inline(always)]
-        fn map(self, with: impl Fn(__m256) -> __m256) -> Self {
-            Self(with(self.0), with(self.1))
-        }
-        #[inline(always)]
-        fn zip(self, other: Self, with: impl Fn(__m256, __m256) -> __m256) -> Self {
-            Self(with(self.0, other.0), with(self.1, other.1))
-        }
-    }
-
     // SAFETY of all blocks: the caller's promise.
     impl F32x16 for Avx2 {
         #[inline(always)]
@@ -302,19 +330,19 @@ pub(super) mod x86 {
         }
         #[inline(always)]
         unsafe fn add(self, other: Self) -> Self {
-            self.zip(other, |a, b| unsafe { _mm256_add_ps(a, b) })
+            unsafe { Self(_mm256_add_ps(self.0, other.0), _mm256_add_ps(self.1, other.1)) }
         }
         #[inline(always)]
         unsafe fn sub(self, other: Self) -> Self {
-            self.zip(other, |a, b| unsafe { _mm256_sub_ps(a, b) })
+            unsafe { Self(_mm256_sub_ps(self.0, other.0), _mm256_sub_ps(self.1, other.1)) }
         }
         #[inline(always)]
         unsafe fn mul(self, other: Self) -> Self {
-            self.zip(other, |a, b| unsafe { _mm256_mul_ps(a, b) })
+            unsafe { Self(_mm256_mul_ps(self.0, other.0), _mm256_mul_ps(self.1, other.1)) }
         }
         #[inline(always)]
         unsafe fn div(self, other: Self) -> Self {
-            self.zip(other, |a, b| unsafe { _mm256_div_ps(a, b) })
+            unsafe { Self(_mm256_div_ps(self.0, other.0), _mm256_div_ps(self.1, other.1)) }
         }
         #[inline(always)]
         unsafe fn fma(self, b: Self, c: Self) -> Self {
@@ -322,43 +350,58 @@ pub(super) mod x86 {
         }
         #[inline(always)]
         unsafe fn min(self, other: Self) -> Self {
-            self.zip(other, |a, b| unsafe { _mm256_min_ps(a, b) })
+            unsafe { Self(_mm256_min_ps(self.0, other.0), _mm256_min_ps(self.1, other.1)) }
         }
         #[inline(always)]
         unsafe fn max(self, other: Self) -> Self {
-            self.zip(other, |a, b| unsafe { _mm256_max_ps(a, b) })
+            unsafe { Self(_mm256_max_ps(self.0, other.0), _mm256_max_ps(self.1, other.1)) }
         }
         #[inline(always)]
         unsafe fn exp2_of_rounded(self) -> Self {
-            self.map(|value| unsafe {
-                let exponent = _mm256_add_epi32(_mm256_castps_si256(value), _mm256_set1_epi32(EXPONENT));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
-            })
+            unsafe { Self(exp2_of_rounded(self.0), exp2_of_rounded(self.1)) }
         }
         #[inline(always)]
         unsafe fn from_integer_bits(self) -> Self {
-            self.map(|value| unsafe { _mm256_cvtepi32_ps(_mm256_castps_si256(value)) })
+            unsafe {
+                let (one, other) = (_mm256_castps_si256(self.0), _mm256_castps_si256(self.1));
+                Self(_mm256_cvtepi32_ps(one), _mm256_cvtepi32_ps(other))
+            }
         }
         #[inline(always)]
         unsafe fn store_low_bytes(self, to: *mut u8) {
             unsafe {
-                let low = |value| _mm256_and_si256(_mm256_castps_si256(value), _mm256_set1_epi32(0xff));
-                _mm_storeu_si128(to.cast(), narrowed_to_bytes(low(self.0), low(self.1)));
+                let mask = _mm256_set1_epi32(0xff);
+                let one = _mm256_and_si256(_mm256_castps_si256(self.0), mask);
+                let other = _mm256_and_si256(_mm256_castps_si256(self.1), mask);
+                _mm_storeu_si128(to.cast(), narrowed_to_bytes(one, other));
             }
         }
         #[inline(always)]
         unsafe fn store_bf16(self, to: *mut u16) {
             unsafe {
-                let round = |value| {
-                    let bits = _mm256_castps_si256(value);
-                    let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-                    let bits = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-                    _mm256_srli_epi32::<16>(bits)
-                };
                 // Packing works on halves of registers, so the quarters must be put in order.
-                let packed = _mm256_packus_epi32(round(self.0), round(self.1));
+                let packed = _mm256_packus_epi32(rounded_to_bf16(self.0), rounded_to_bf16(self.1));
                 _mm256_storeu_si256(to.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn exp2_of_rounded(value: __m256) -> __m256 {
+        unsafe {
+            let exponent = _mm256_add_epi32(_mm256_castps_si256(value), _mm256_set1_epi32(EXPONENT));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
+        }
+    }
+
+    /// Eight bf16 in the lower halves of 32-bit numbers.
+    #[inline(always)]
+    unsafe fn rounded_to_bf16(value: __m256) -> __m256i {
+        unsafe {
+            let bits = _mm256_castps_si256(value);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let bits = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+            _mm256_srli_epi32::<16>(bits)
         }
     }
 

@@ -13,8 +13,7 @@ mod x86;
 use super::{
     Aligned, Kernels, PANEL, ROW_TILE,
     isa::{Int8Isa, multiversion},
-    rows::each_vector,
-    vector::{F32x16, LANES, ROUND},
+    vector::{F32x16, LANES, ROUND, each_vector},
 };
 
 /// Steps of depth that an instruction sums up.
@@ -129,17 +128,17 @@ multiversion! {
             unsafe {
                 let first = row.first().copied().unwrap_or_default();
                 let (mut low, mut high) = (V::splat(first), V::splat(first));
-                each_vector(width, |at, count| {
+                each_vector!(width, |at, count| {
                     let value = V::load_part(row.as_ptr().add(at), count, first);
                     low = value.min(low);
                     high = value.max(high);
                 });
-                let (low, high) = (low.fold(f32::min), high.fold(f32::max));
+                let (low, high) = (low.least(), high.greatest());
                 let step = (high - low) / ACTIVATION_MAX;
                 *range = Range { offset: low, step };
                 let scale = V::splat(if step > 0.0 { 1.0 / step } else { 0.0 });
                 let low = V::splat(low);
-                each_vector(width, |at, count| {
+                each_vector!(width, |at, count| {
                     let value = V::load_part(row.as_ptr().add(at), count, first);
                     value.sub(low).fma(scale, V::splat(ROUND)).store_low_bytes(out.as_mut_ptr().add(at));
                 });
@@ -219,11 +218,11 @@ multiversion! {
             // SAFETY: the caller's promise, and `each_vector` stays within the rows.
             unsafe {
                 let (offset, step) = (V::splat(range.offset), V::splat(range.step));
-                each_vector(width, |at, count| {
+                each_vector!(width, |at, count| {
                     let place = row.as_mut_ptr().add(at);
-                    let part = |values: &[f32]| V::load_part(values.as_ptr().add(at), count, 0.0);
-                    let base = offset.fma(part(sums), part(bias));
-                    let scale = part(scales).mul(step);
+                    let scale = V::load_part(scales.as_ptr().add(at), count, 0.0).mul(step);
+                    let sum = V::load_part(sums.as_ptr().add(at), count, 0.0);
+                    let base = offset.fma(sum, V::load_part(bias.as_ptr().add(at), count, 0.0));
                     V::load_part(place, count, 0.0).from_integer_bits().fma(scale, base).store_part(place, count);
                 });
             }

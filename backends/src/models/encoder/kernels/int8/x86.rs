@@ -1,10 +1,11 @@
 //! AVX-512 VNNI, AVX-VNNI and AVX2.
 
 use std::arch::x86_64::{
-    __m128i, __m256i, __m512i, _mm_loadu_si128, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_dpbusd_avx_epi32,
-    _mm256_hadd_epi32, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_permute4x64_epi64, _mm256_set1_epi32,
-    _mm256_set1_epi64x, _mm256_setzero_si256, _mm256_storeu_si256, _mm512_dpbusd_epi32, _mm512_loadu_si512,
-    _mm512_set1_epi32, _mm512_setzero_si512, _mm512_storeu_si512,
+    __m128i, __m256i, __m512i, _mm_loadu_si128, _mm256_add_epi32, _mm256_cvtepi8_epi16,
+    _mm256_dpbusd_avx_epi32, _mm256_hadd_epi32, _mm256_loadu_si256, _mm256_madd_epi16,
+    _mm256_permute4x64_epi64, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_setzero_si256,
+    _mm256_storeu_si256, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_si512,
+    _mm512_storeu_si512,
 };
 
 use super::{super::PANEL, Product, QUAD};
@@ -43,8 +44,10 @@ unsafe fn avx512_vnni_tile<const ROWS: usize>(product: &Product, row: usize, col
         let b1 = b0.add(PANEL * product.depth);
         let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
         for step in (0..product.depth).step_by(QUAD) {
-            let right: [__m512i; 2] =
-                [_mm512_loadu_si512(b0.add(step * PANEL).cast()), _mm512_loadu_si512(b1.add(step * PANEL).cast())];
+            let right: [__m512i; 2] = [
+                _mm512_loadu_si512(b0.add(step * PANEL).cast()),
+                _mm512_loadu_si512(b1.add(step * PANEL).cast()),
+            ];
             for (r, sums) in sums.iter_mut().enumerate() {
                 let left = _mm512_set1_epi32(a.add(r * product.depth + step).cast::<i32>().read_unaligned());
                 sums[0] = _mm512_dpbusd_epi32(sums[0], left, right[0]);
