@@ -6,6 +6,7 @@ mod pooling;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use raglan_encoder::{Encoder, Weights};
 use raglan_pipeline::{
     domain::{EmbedPurpose, Embedding},
     ports::{Embedder, EmbedderInfo, ModelError, Tokenize},
@@ -13,8 +14,7 @@ use raglan_pipeline::{
 
 use self::{config::EmbeddingConfig, pooling::Pooling};
 use crate::models::{
-    BatchSettings, Batcher, Lane, LoadError, Model, ModelFolder, ModelTokenizer, Precision, Sequence,
-    encoder::{PackedEncoder, Weights},
+    BatchSettings, Batcher, Lane, LoadError, Model, ModelFolder, ModelTokenizer, Precision, Sequence, report,
 };
 
 /// What a model's folder leaves open.
@@ -51,8 +51,8 @@ impl PackedEmbedder {
         settings: &EmbedderSettings,
         batches: &BatchSettings,
     ) -> Result<Self, LoadError> {
-        let mut weights = Weights::open(folder)?;
-        let encoder = PackedEncoder::load(folder, &mut weights, settings.precision)?;
+        let mut weights = Weights::open(folder.path())?;
+        let encoder = Encoder::load(folder.path(), &mut weights, settings.precision)?;
         let config = EmbeddingConfig::read(folder, settings, encoder.config().positions())?;
         let tokenizer = Arc::new(ModelTokenizer::load(folder)?);
         let info = EmbedderInfo {
@@ -60,7 +60,7 @@ impl PackedEmbedder {
             dimension: encoder.config().width,
             max_tokens: config.max_tokens,
         };
-        encoder.log_and_measure("embedder", &info.model);
+        report("embedder", &info.model, &encoder);
         let model = SentenceModel { encoder, pooling: config.pooling };
         let batcher = Batcher::start("embedder", Arc::new(model), batches).map_err(LoadError::Thread)?;
         Ok(Self { info, config, tokenizer, batcher })
@@ -112,7 +112,7 @@ impl Embedder for PackedEmbedder {
 
 /// The encoder with pooling and normalisation.
 struct SentenceModel {
-    encoder: PackedEncoder,
+    encoder: Encoder,
     pooling: Pooling,
 }
 

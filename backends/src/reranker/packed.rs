@@ -1,17 +1,14 @@
 //! Re-ranking by a cross-encoder (an encoder that reads question and passage together) in this process, on the CPU.
 
-mod head;
-
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use raglan_encoder::{Encoder, ScoreHead, Weights};
 use raglan_pipeline::ports::{ModelError, Reranker};
 
-use self::head::Head;
 use crate::models::{
     BatchSettings, Batcher, Lane, LoadError, Model, ModelFolder, ModelTokenizer, Precision, Sequence,
-    encoder::{PackedEncoder, Weights},
-    max_tokens,
+    max_tokens, report,
 };
 
 /// A [`Reranker`] that runs a cross-encoder of one label in this process: a `BertForSequenceClassification` or a
@@ -33,13 +30,13 @@ impl PackedReranker {
         precision: Precision,
         batches: &BatchSettings,
     ) -> Result<Self, LoadError> {
-        let mut weights = Weights::open(folder)?;
-        let encoder = PackedEncoder::load(folder, &mut weights, precision)?;
+        let mut weights = Weights::open(folder.path())?;
+        let encoder = Encoder::load(folder.path(), &mut weights, precision)?;
         let max_tokens = max_tokens(folder, encoder.config().positions())?;
         let tokenizer = Arc::new(ModelTokenizer::load(folder)?);
-        let head = Head::read(folder, &mut weights, encoder.config().width)?;
+        let head = ScoreHead::read(folder.path(), &mut weights, encoder.config().width)?;
         let model = folder.id();
-        encoder.log_and_measure("reranker", &model);
+        report("reranker", &model, &encoder);
         let batcher = Batcher::start("reranker", Arc::new(CrossEncoder { encoder, head }), batches)
             .map_err(LoadError::Thread)?;
         Ok(Self { model, max_tokens, tokenizer, batcher })
@@ -74,15 +71,14 @@ impl Reranker for PackedReranker {
 
 /// The encoder with its classifier.
 struct CrossEncoder {
-    encoder: PackedEncoder,
-    head: Head,
+    encoder: Encoder,
+    head: ScoreHead,
 }
 
 impl Model for CrossEncoder {
     fn run(&self, batch: &[&Sequence]) -> Result<Vec<Vec<f32>>, String> {
-        let width = self.encoder.config().width;
         self.encoder.run(batch, |mut states| {
-            let score = |sequence: &&Sequence| vec![self.head.score(&states.next(sequence.len())[..width])];
+            let score = |sequence: &&Sequence| vec![self.head.score(states.next(sequence.len()))];
             batch.iter().map(score).collect()
         })
     }

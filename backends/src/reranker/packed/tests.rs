@@ -1,46 +1,23 @@
 use raglan_pipeline::contract;
 
 use super::*;
-use crate::models::{reference::Reference, tiny};
+use crate::models::tiny;
 
-fn load_with(family: &'static str, precision: Precision) -> (PackedReranker, Reference) {
+fn load_with(family: &'static str, precision: Precision) -> PackedReranker {
     let folder = tempfile::tempdir().unwrap();
     let model = tiny::reranker(folder.path(), family);
-    let reranker = PackedReranker::load(&model, precision, &tiny::settings()).unwrap();
-    (reranker, Reference::load(&model))
+    PackedReranker::load(&model, precision, &tiny::settings()).unwrap()
 }
 
 fn load() -> PackedReranker {
-    load_with("bert", Precision::Int8).0
+    load_with("bert", Precision::Int8)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tiny_model_keeps_the_contract() {
     for family in ["bert", "xlm-roberta"] {
         for precision in [Precision::F32, Precision::Int8] {
-            contract::models::reranker::run_all(Arc::new(load_with(family, precision).0)).await;
-        }
-    }
-}
-
-#[tokio::test]
-async fn scores_are_those_of_candle() {
-    let question = "how is a password changed";
-    let texts = ["open the account", "a", "the harvest of grapes begins late, says the account", ""];
-    for family in ["bert", "xlm-roberta"] {
-        for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Int8, 0.1)] {
-            let (reranker, reference) = load_with(family, precision);
-            let scores = reranker.score(question, texts.map(str::to_owned).to_vec()).await.unwrap();
-            let tokenizer = &reranker.tokenizer;
-            let query = tokenizer.encode_first(question, 64).unwrap();
-            for (text, score) in texts.iter().zip(scores) {
-                let text = tokenizer.encode_first(text, 64).unwrap();
-                let expected = reference.score(&tokenizer.pair(&query, text, reranker.max_tokens).unwrap());
-                assert!(
-                    (score - expected).abs() < tolerance,
-                    "{family} {precision:?}: {score} for {expected}"
-                );
-            }
+            contract::models::reranker::run_all(Arc::new(load_with(family, precision))).await;
         }
     }
 }

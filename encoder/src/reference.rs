@@ -1,10 +1,12 @@
 //! The encoders of candle: what ours is compared with.
 
+use std::path::Path;
+
 use candle_core::{D, DType, Device, IndexOp, Module, Tensor};
 use candle_nn::{Linear, VarBuilder};
 use candle_transformers::models::{bert, xlm_roberta};
 
-use super::{CONFIG, ModelFolder, Sequence, WEIGHTS};
+use crate::{CONFIG, Sequence, WEIGHTS};
 
 /// A model on candle, run one text at a time, so that nothing is padded.
 pub(crate) struct Reference {
@@ -19,23 +21,25 @@ enum Encoder {
 }
 
 impl Reference {
-    pub(crate) fn load(folder: &ModelFolder) -> Self {
-        let config: serde_json::Value = folder.read_json(CONFIG).unwrap();
-        let path = folder.file(WEIGHTS);
-        let tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    pub(crate) fn load(folder: &Path) -> Self {
+        let config = std::fs::read_to_string(folder.join(CONFIG)).unwrap();
+        // candle's name for the approximation.
+        let config = config.replace("\"gelu_new\"", "\"geluapproximate\"");
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        let tensors = candle_core::safetensors::load(folder.join(WEIGHTS), &Device::Cpu).unwrap();
         let weights = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
         let prefix = ["bert", "roberta"]
             .into_iter()
             .find(|prefix| weights.contains_tensor(&format!("{prefix}.embeddings.word_embeddings.weight")));
         let inner = prefix.map_or_else(|| weights.clone(), |prefix| weights.pp(prefix));
+        let width = config["hidden_size"].as_u64().unwrap() as usize;
         let encoder = if config["model_type"] == "bert" {
-            let config: bert::Config = folder.read_json(CONFIG).unwrap();
+            let config: bert::Config = serde_json::from_value(config).unwrap();
             Encoder::Bert(bert::BertModel::load(inner, &config).unwrap())
         } else {
-            let config: xlm_roberta::Config = folder.read_json(CONFIG).unwrap();
+            let config: xlm_roberta::Config = serde_json::from_value(config).unwrap();
             Encoder::Roberta(xlm_roberta::XLMRobertaModel::new(&config, inner).unwrap())
         };
-        let width = config["hidden_size"].as_u64().unwrap() as usize;
         Self { encoder, weights, width }
     }
 

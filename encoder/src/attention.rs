@@ -1,25 +1,25 @@
 //! Attention of the tokens of one text to each other.
 
-use super::kernels::{Aligned, Bf16Panels, F32Panels, Kernels, ROW_TILE, bf16_multiply, f32_multiply, rows};
+use crate::kernels::{Aligned, Bf16Panels, F32Panels, Kernels, ROW_TILE, bf16_multiply, f32_multiply, rows};
 
 /// Heads are this wide or a multiple of it; the weights of narrower ones are filled up with zeros.
-pub(super) const HEAD_TILE: usize = 32;
+pub(crate) const HEAD_TILE: usize = 32;
 
 /// How queries, keys and values lie in a row: all heads' queries, then all keys, then all values.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Heads {
-    pub(super) count: usize,
+pub(crate) struct Heads {
+    pub(crate) count: usize,
     /// The values of a head, a multiple of [`HEAD_TILE`].
-    pub(super) width: usize,
+    pub(crate) width: usize,
     /// How far apart rows of queries, keys and values begin.
-    pub(super) stride: usize,
+    pub(crate) stride: usize,
     /// Whether products may be of bf16.
-    pub(super) bf16: bool,
+    pub(crate) bf16: bool,
 }
 
 /// Memory that is used again for every text.
 #[derive(Debug, Default)]
-pub(super) struct AttentionScratch {
+pub(crate) struct AttentionScratch {
     scores: Aligned<f32>,
     sums: Vec<f32>,
     exact: (F32Panels, F32Panels),
@@ -32,13 +32,13 @@ pub(super) struct AttentionScratch {
 
 impl Heads {
     /// The values of all heads.
-    pub(super) fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.count * self.width
     }
 
     /// Attends the tokens of one text to each other: `inputs` are its rows of queries (scaled already), keys and values, `out` its rows of
     /// [`Self::total`] values.
-    pub(super) fn attend(
+    pub(crate) fn attend(
         &self,
         kernels: Kernels,
         inputs: &[f32],

@@ -223,7 +223,7 @@ pub(super) mod x86 {
 
     /// AVX-512.
     #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx512(__m512);
+    pub(crate) struct Avx512(__m512);
 
     // SAFETY of all blocks: the caller's promise.
     impl F32x16 for Avx512 {
@@ -309,7 +309,7 @@ pub(super) mod x86 {
 
     /// AVX2 with FMA: two registers.
     #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx2(__m256, __m256);
+    pub(crate) struct Avx2(__m256, __m256);
 
     // SAFETY of all blocks: the caller's promise.
     impl F32x16 for Avx2 {

@@ -11,12 +11,12 @@ mod buffer;
 mod f32;
 mod int8;
 mod isa;
-pub(super) mod rows;
+pub(crate) mod rows;
 #[cfg(test)]
 mod tests;
 mod vector;
 
-pub(super) use self::{
+pub(crate) use self::{
     bf16::{Bf16Panels, bf16_multiply},
     buffer::Aligned,
     f32::{F32Panels, f32_multiply},
@@ -25,8 +25,8 @@ pub(super) use self::{
 };
 
 /// Columns of a packed panel.
-pub(super) const PANEL: usize = 16;
+pub(crate) const PANEL: usize = 16;
 
 /// Buffers that the integer and bf16 kernels read and write hold a multiple of this many rows: kernels compute whole tiles, and
 /// what lies beyond the rows that were asked for is scratch.
-pub(super) const ROW_TILE: usize = 32;
+pub(crate) const ROW_TILE: usize = 32;

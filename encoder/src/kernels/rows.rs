@@ -60,7 +60,7 @@ unsafe fn exp<V: F32x16>(x: V) -> V {
 
 multiversion! {
     /// Adds `bias` to each row.
-    pub(in super::super) unsafe fn add_bias<V: F32x16>(rows: &mut [f32], bias: &[f32]) {
+    pub(crate) unsafe fn add_bias<V: F32x16>(rows: &mut [f32], bias: &[f32]) {
         for row in rows.chunks_exact_mut(bias.len()) {
             each_vector!(bias.len(), |at, count| {
                 // SAFETY: within both slices.
@@ -96,7 +96,7 @@ const GELU: [f32; 13] = [
 
 multiversion! {
     /// `x * Φ(x)`.
-    pub(in super::super) unsafe fn gelu<V: F32x16>(values: &mut [f32]) {
+    pub(crate) unsafe fn gelu<V: F32x16>(values: &mut [f32]) {
         map!(values, |x| {{
                 let inside = x.min(V::splat(GELU_END)).max(V::splat(-GELU_END));
                 let u = inside.mul(inside).fma(V::splat(2.0 / (GELU_END * GELU_END)), V::splat(-1.0));
@@ -111,7 +111,7 @@ multiversion! {
 
 multiversion! {
     /// The approximation of [`gelu`] by a hyperbolic tangent (Hendrycks and Gimpel, 2016).
-    pub(in super::super) unsafe fn gelu_tanh<V: F32x16>(values: &mut [f32]) {
+    pub(crate) unsafe fn gelu_tanh<V: F32x16>(values: &mut [f32]) {
         // -2 sqrt(2 / π)
         const SCALE: f32 = -1.595_769_1;
         map!(values, |x| {{
@@ -125,14 +125,14 @@ multiversion! {
 
 multiversion! {
     /// The greater of the value and zero.
-    pub(in super::super) unsafe fn relu<V: F32x16>(values: &mut [f32]) {
+    pub(crate) unsafe fn relu<V: F32x16>(values: &mut [f32]) {
         map!(values, |x| x.max(V::splat(0.0)));
     }
 }
 
 multiversion! {
     /// Replaces each row of `length` values by e^(x - greatest), and says what they sum up to.
-    pub(in super::super) unsafe fn exp_rows<V: F32x16>(rows: &mut [f32], length: usize, sums: &mut [f32]) {
+    pub(crate) unsafe fn exp_rows<V: F32x16>(rows: &mut [f32], length: usize, sums: &mut [f32]) {
         for (row, total) in rows.chunks_exact_mut(length).zip(sums) {
             // SAFETY: the caller's promise, and `each_vector` stays within the row.
             unsafe {
@@ -154,7 +154,7 @@ multiversion! {
 multiversion! {
     /// As [`exp_rows`], for the first `length` of `stride` values, into rows of bf16 of the same stride. What follows a row's values is zero or
     /// next to it. `stride` is a multiple of sixteen.
-    pub(in super::super) unsafe fn exp_rows_bf16<V: F32x16>(
+    pub(crate) unsafe fn exp_rows_bf16<V: F32x16>(
         rows: &[f32],
         length: usize,
         stride: usize,
@@ -181,7 +181,7 @@ multiversion! {
 
 multiversion! {
     /// Divides each row of `width` values by a number, into rows that begin `stride` values apart.
-    pub(in super::super) unsafe fn divide_rows<V: F32x16>(
+    pub(crate) unsafe fn divide_rows<V: F32x16>(
         rows: &[f32],
         width: usize,
         by: &[f32],
@@ -206,7 +206,7 @@ multiversion! {
 multiversion! {
     /// Adds `rows` (as wide as `weight`, in `stride` values each) to `states`, and normalises these: each row to mean 0 and variance 1,
     /// then weight and bias.
-    pub(in super::super) unsafe fn add_and_norm<V: F32x16>(
+    pub(crate) unsafe fn add_and_norm<V: F32x16>(
         states: &mut [f32],
         rows: &[f32],
         stride: usize,
@@ -251,7 +251,7 @@ multiversion! {
 multiversion! {
     /// Rounds to bf16 the first `width` values of each of `count` rows, which begin `stride` values apart, into rows without gaps. `width` is a
     /// multiple of sixteen.
-    pub(in super::super) unsafe fn round_to_bf16<V: F32x16>(
+    pub(crate) unsafe fn round_to_bf16<V: F32x16>(
         rows: &[f32],
         stride: usize,
         width: usize,

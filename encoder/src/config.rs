@@ -1,12 +1,14 @@
 //! What `config.json` says of an encoder.
 
+use std::path::Path;
+
 use serde::Deserialize;
 
-use crate::models::{CONFIG, LoadError, ModelFolder};
+use crate::{CONFIG, EncoderError};
 
 /// Families whose layers are BERT's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
+pub(crate) enum Family {
     Bert,
     /// RoBERTa, XLM-RoBERTa and CamemBERT: positions are counted from behind the padding token's id.
     Roberta,
@@ -14,7 +16,7 @@ pub(super) enum Family {
 
 /// The function between the two halves of a layer's feed-forward part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Activation {
+pub(crate) enum Activation {
     Gelu,
     GeluTanh,
     Relu,
@@ -22,22 +24,22 @@ pub(super) enum Activation {
 
 /// The shape of an encoder.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct EncoderConfig {
-    pub(super) family: Family,
-    pub(super) vocabulary: usize,
+pub struct EncoderConfig {
+    pub(crate) family: Family,
+    pub(crate) vocabulary: usize,
     /// The length of a token's state.
-    pub(crate) width: usize,
-    pub(super) layers: usize,
-    pub(super) heads: usize,
+    pub width: usize,
+    pub(crate) layers: usize,
+    pub(crate) heads: usize,
     /// The length of a token's state between the two halves of the feed-forward part.
-    pub(super) inner: usize,
-    pub(super) activation: Activation,
-    pub(super) epsilon: f32,
-    pub(super) types: usize,
+    pub(crate) inner: usize,
+    pub(crate) activation: Activation,
+    pub(crate) epsilon: f32,
+    pub(crate) types: usize,
     /// Rows of the table of positions.
-    pub(super) position_rows: usize,
+    pub(crate) position_rows: usize,
     /// The row of a text's first token.
-    pub(super) first_position: usize,
+    pub(crate) first_position: usize,
 }
 
 #[derive(Deserialize)]
@@ -58,9 +60,13 @@ struct Raw {
 }
 
 impl EncoderConfig {
-    pub(super) fn read(folder: &ModelFolder) -> Result<Self, LoadError> {
-        let raw: Raw = folder.read_json(CONFIG)?;
-        let unsupported = |reason: String| LoadError::unsupported(folder.path(), reason);
+    /// Reads `config.json`.
+    pub(crate) fn read(folder: &Path) -> Result<Self, EncoderError> {
+        let path = folder.join(CONFIG);
+        let bytes =
+            std::fs::read(&path).map_err(|source| EncoderError::Read { path: path.clone(), source })?;
+        let raw: Raw = serde_json::from_slice(&bytes).map_err(|error| EncoderError::invalid(&path, error))?;
+        let unsupported = |reason: String| EncoderError::unsupported(folder, reason);
         let family = match raw.model_type.as_deref() {
             None | Some("bert") => Family::Bert,
             Some("roberta" | "xlm-roberta" | "camembert") => Family::Roberta,
@@ -118,7 +124,8 @@ impl EncoderConfig {
     }
 
     /// How many tokens of a text have a position.
-    pub(crate) fn positions(&self) -> usize {
+    #[must_use]
+    pub fn positions(&self) -> usize {
         self.position_rows.saturating_sub(self.first_position)
     }
 }

@@ -9,7 +9,7 @@ struct Line([u8; 64]);
 ///
 /// # Safety
 /// Every pattern of bits is a value of the type, it has no padding, and its alignment divides 64.
-pub(in super::super) unsafe trait Plain: Copy {}
+pub(crate) unsafe trait Plain: Copy {}
 // SAFETY: numbers without invalid patterns, of at most 8 bytes.
 unsafe impl Plain for u8 {}
 // SAFETY: as above.
@@ -23,7 +23,7 @@ unsafe impl Plain for f32 {}
 
 /// Numbers that begin on a cache line, so that a row of a tile is one line and not two.
 #[derive(Debug, Clone)]
-pub(in super::super) struct Aligned<T> {
+pub(crate) struct Aligned<T> {
     lines: Vec<Line>,
     len: usize,
     kind: std::marker::PhantomData<T>,
@@ -37,14 +37,14 @@ impl<T: Plain> Default for Aligned<T> {
 
 impl<T: Plain> Aligned<T> {
     /// So many zeros.
-    pub(in super::super) fn zeroed(len: usize) -> Self {
+    pub(crate) fn zeroed(len: usize) -> Self {
         let mut buffer = Self { lines: Vec::new(), len: 0, kind: std::marker::PhantomData };
         buffer.grow(len);
         buffer
     }
 
     /// Makes it at least this long; what is there stays, what is new is zero.
-    pub(in super::super) fn grow(&mut self, len: usize) {
+    pub(crate) fn grow(&mut self, len: usize) {
         if len > self.len {
             self.lines.resize((len * size_of::<T>()).div_ceil(64), Line([0; 64]));
             self.len = len;
@@ -52,7 +52,7 @@ impl<T: Plain> Aligned<T> {
     }
 
     /// The memory that it takes, in bytes.
-    pub(in super::super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.lines.len() * 64
     }
 }

@@ -1,6 +1,6 @@
 //! A linear layer: weights and bias.
 
-use super::{
+use crate::{
     Precision,
     kernels::{F32Panels, Int8Panels, Kernels, QuantizedRows, dequantise, f32_multiply, int8_multiply, rows},
 };
@@ -10,7 +10,7 @@ use super::{
 /// It is applied in three steps, so that what comes before and after happens to few rows at a time, while they are in the fastest cache:
 /// [`Self::take`] rows, [`Self::multiply`] all that were taken, [`Self::finish`] rows.
 #[derive(Debug, Clone)]
-pub(super) struct Linear {
+pub(crate) struct Linear {
     weights: Weights,
     bias: Vec<f32>,
     inputs: usize,
@@ -24,7 +24,7 @@ enum Weights {
 
 impl Linear {
     /// Packs weights that are a row of `inputs` values for each value of `bias`.
-    pub(super) fn new(precision: Precision, weights: &[f32], bias: Vec<f32>, inputs: usize) -> Self {
+    pub(crate) fn new(precision: Precision, weights: &[f32], bias: Vec<f32>, inputs: usize) -> Self {
         let weights = match precision {
             Precision::F32 => Weights::F32(F32Panels::pack(weights, inputs)),
             Precision::Int8 => Weights::Int8(Int8Panels::pack(weights, inputs)),
@@ -33,7 +33,7 @@ impl Linear {
     }
 
     /// How far apart rows of the output begin.
-    pub(super) fn stride(&self) -> usize {
+    pub(crate) fn stride(&self) -> usize {
         match &self.weights {
             Weights::F32(panels) => panels.columns(),
             Weights::Int8(panels) => panels.padded_columns(),
@@ -41,7 +41,7 @@ impl Linear {
     }
 
     /// The memory that it takes, in bytes.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let weights = match &self.weights {
             Weights::F32(panels) => panels.bytes(),
             Weights::Int8(panels) => panels.bytes(),
@@ -50,7 +50,7 @@ impl Linear {
     }
 
     /// Makes room for so many rows of input.
-    pub(super) fn expect(&self, count: usize, taken: &mut QuantizedRows) {
+    pub(crate) fn expect(&self, count: usize, taken: &mut QuantizedRows) {
         if let Weights::Int8(_) = self.weights {
             taken.reset(count, self.inputs);
         }
@@ -58,7 +58,7 @@ impl Linear {
 
     /// Takes rows of input, which begin `stride` values apart, as those from `first` on. They must still stand there when the layer
     /// multiplies, since a layer of `f32` reads them only then.
-    pub(super) fn take(
+    pub(crate) fn take(
         &self,
         kernels: Kernels,
         first: usize,
@@ -70,9 +70,9 @@ impl Linear {
         }
     }
 
-    /// Multiplies `count` rows, all of which were taken. `out` holds whole tiles ([`super::kernels::ROW_TILE`]) of rows of [`Self::stride`]
+    /// Multiplies `count` rows, all of which were taken. `out` holds whole tiles ([`crate::kernels::ROW_TILE`]) of rows of [`Self::stride`]
     /// values.
-    pub(super) fn multiply(
+    pub(crate) fn multiply(
         &self,
         kernels: Kernels,
         (rows, stride): (&[f32], usize),
@@ -89,7 +89,7 @@ impl Linear {
     }
 
     /// Makes values of rows of products, from the row `first` on. What lies beyond the layer's outputs means nothing.
-    pub(super) fn finish(&self, kernels: Kernels, first: usize, products: &mut [f32], taken: &QuantizedRows) {
+    pub(crate) fn finish(&self, kernels: Kernels, first: usize, products: &mut [f32], taken: &QuantizedRows) {
         match &self.weights {
             Weights::F32(_) => rows::add_bias(kernels, products, &self.bias),
             Weights::Int8(panels) => dequantise(kernels, products, (taken, first), panels, &self.bias),

@@ -3,17 +3,18 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{Read, Seek, SeekFrom},
-    path::PathBuf,
+    io::{self, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
 };
 
 use half::slice::HalfFloatSliceExt;
 use serde::Deserialize;
+use serde_json::Value;
 
-use crate::models::{LoadError, ModelFolder, WEIGHTS};
+use crate::{EncoderError, WEIGHTS};
 
 /// An open file of weights.
-pub(crate) struct Weights {
+pub struct Weights {
     path: PathBuf,
     file: File,
     /// Where the tensors' bytes begin.
@@ -29,16 +30,22 @@ struct Place {
     data_offsets: (u64, u64),
 }
 
+/// The largest header that is read, in bytes; that of a model with thousands of tensors is far smaller.
+const MAX_HEADER_BYTES: u64 = 16 << 20;
 /// Under which names models with a head keep their encoder.
 const PREFIXES: [&str; 4] = ["", "bert.", "roberta.", "model."];
 /// A tensor that every encoder has.
 const WORDS: &str = "embeddings.word_embeddings.weight";
 
 impl Weights {
-    pub(crate) fn open(folder: &ModelFolder) -> Result<Self, LoadError> {
-        let path = folder.file(WEIGHTS);
-        let read = |source| LoadError::Read { path: path.clone(), source };
-        let (header, start) = crate::models::folder::read_header(&path).map_err(read)?;
+    /// Opens the weights in a model's folder and reads their header.
+    ///
+    /// # Errors
+    /// [`EncoderError`] where the file is missing, torn, or not of an encoder.
+    pub fn open(folder: &Path) -> Result<Self, EncoderError> {
+        let path = folder.join(WEIGHTS);
+        let read = |source| EncoderError::Read { path: path.clone(), source };
+        let (header, start) = read_header(&path).map_err(read)?;
         let tensors: HashMap<String, Place> = header
             .as_object()
             .into_iter()
@@ -46,28 +53,32 @@ impl Weights {
             .filter(|(name, _)| *name != "__metadata__")
             .map(|(name, place)| Ok((name.clone(), Place::deserialize(place)?)))
             .collect::<Result<_, serde_json::Error>>()
-            .map_err(|error| LoadError::invalid(&path, error))?;
+            .map_err(|error| EncoderError::invalid(&path, error))?;
         let prefix = PREFIXES.into_iter().find(|prefix| tensors.contains_key(&format!("{prefix}{WORDS}")));
         let prefix = prefix.ok_or_else(|| {
-            LoadError::unsupported(folder.path(), "its weights have no word embeddings of a BERT")
+            EncoderError::unsupported(folder, "its weights have no word embeddings of a BERT")
         })?;
         let file = File::open(&path).map_err(read)?;
         Ok(Self { path, file, start, tensors, prefix })
     }
 
     /// Whether the file has a tensor of this name, as it stands there.
-    pub(crate) fn has(&self, name: &str) -> bool {
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
     /// A tensor of the encoder, whatever the model puts before its name.
-    pub(super) fn encoder(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
+    pub(crate) fn encoder(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, EncoderError> {
         self.tensor(&format!("{}{name}", self.prefix), shape)
     }
 
-    /// A tensor of the model, by its full name.
-    pub(crate) fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
-        let invalid = |reason: String| LoadError::invalid(&self.path, reason);
+    /// A tensor of the model, by its full name, as `f32`.
+    ///
+    /// # Errors
+    /// [`EncoderError`] where it is missing, of another shape, of a type other than F32, F16 and BF16, or holds what is not a number.
+    pub fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, EncoderError> {
+        let invalid = |reason: String| EncoderError::invalid(&self.path, reason);
         let place = self.tensors.get(name).ok_or_else(|| invalid(format!("it has no {name}")))?;
         if place.shape != shape {
             return Err(invalid(format!("{name} is {:?}, but should be {shape:?}", place.shape)));
@@ -91,7 +102,7 @@ impl Weights {
             self.file.seek(SeekFrom::Start(self.start + from))?;
             self.file.read_exact(&mut bytes)
         };
-        read().map_err(|source| LoadError::Read { path: self.path.clone(), source })?;
+        read().map_err(|source| EncoderError::Read { path: self.path.clone(), source })?;
         let values = match place.dtype.as_str() {
             "F32" => bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
             "F16" => {
@@ -107,7 +118,41 @@ impl Weights {
         if values.iter().all(|value| value.is_finite()) {
             Ok(values)
         } else {
-            Err(LoadError::invalid(&self.path, format!("{name} holds what is not a number")))
+            Err(EncoderError::invalid(&self.path, format!("{name} holds what is not a number")))
         }
     }
+}
+
+/// Reads the header of a safetensors file (8 bytes with its length, then JSON) and checks that the data it describes are
+/// all there. Answers with the header and where the data begin. See the format's description at <https://github.com/huggingface/safetensors>.
+///
+/// # Errors
+/// What the system said, or [`io::ErrorKind::InvalidData`] with what is wrong with the file.
+pub fn read_header(path: &Path) -> io::Result<(Value, u64)> {
+    let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
+    let mut file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    let mut length = [0_u8; 8];
+    if bytes < 8 {
+        return Err(invalid("it is empty or cut off".to_owned()));
+    }
+    file.read_exact(&mut length)?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_HEADER_BYTES || length > bytes - 8 {
+        return Err(invalid("it is not a safetensors file, or cut off".to_owned()));
+    }
+    let mut header = Vec::new();
+    file.take(length).read_to_end(&mut header)?;
+    let header: Value = serde_json::from_slice(&header).map_err(|error| invalid(error.to_string()))?;
+    let end = header
+        .as_object()
+        .into_iter()
+        .flat_map(|tensors| tensors.values())
+        .filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64())
+        .max()
+        .unwrap_or(0);
+    if end.checked_add(8 + length) != Some(bytes) {
+        return Err(invalid(format!("it has {bytes} bytes instead of {}", end.saturating_add(8 + length))));
+    }
+    Ok((header, 8 + length))
 }

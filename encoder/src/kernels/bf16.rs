@@ -7,7 +7,7 @@ const STEP: usize = 32;
 
 /// A right-hand matrix of bf16, packed: panels of sixteen columns, each with pairs of rows interleaved by column.
 #[derive(Debug, Default)]
-pub(in super::super) struct Bf16Panels {
+pub(crate) struct Bf16Panels {
     data: Aligned<u16>,
     depth: usize,
     panels: usize,
@@ -16,18 +16,18 @@ pub(in super::super) struct Bf16Panels {
 impl Bf16Panels {
     /// Makes room for a matrix, rounded up to whole tiles: `depth` to a multiple of 32, `columns` too. All rows are to be
     /// set; columns beyond `columns` may hold anything.
-    pub(in super::super) fn reset(&mut self, depth: usize, columns: usize) {
+    pub(crate) fn reset(&mut self, depth: usize, columns: usize) {
         self.depth = depth.next_multiple_of(STEP);
         self.panels = columns.next_multiple_of(2 * PANEL) / PANEL;
         self.data.grow(self.depth * self.panels * PANEL);
     }
 
-    pub(in super::super) fn columns(&self) -> usize {
+    pub(crate) fn columns(&self) -> usize {
         self.panels * PANEL
     }
 
     /// Sets one column.
-    pub(in super::super) fn set_column(&mut self, column: usize, values: &[u16]) {
+    pub(crate) fn set_column(&mut self, column: usize, values: &[u16]) {
         let start = column / PANEL * PANEL * self.depth + column % PANEL * 2;
         let (pairs, _) = values.as_chunks::<2>();
         for (row, pair) in pairs.iter().enumerate() {
@@ -36,7 +36,7 @@ impl Bf16Panels {
     }
 
     /// Sets the rows `2 * pair` and `2 * pair + 1`.
-    pub(in super::super) fn set_row_pair(&mut self, pair: usize, even: &[u16], odd: &[u16]) {
+    pub(crate) fn set_row_pair(&mut self, pair: usize, even: &[u16], odd: &[u16]) {
         for (panel, (even, odd)) in even.chunks(PANEL).zip(odd.chunks(PANEL)).enumerate() {
             let start = panel * PANEL * self.depth + pair * 2 * PANEL;
             let (places, _) = self.data[start..][..2 * PANEL].as_chunks_mut::<2>();
@@ -49,7 +49,7 @@ impl Bf16Panels {
 
 /// `out = a · b`, where [`Kernels::has_bf16`]. `a` has as many columns as `b` has rows, and both it and `out` have whole tiles of
 /// rows ([`ROW_TILE`]); `out` has as many columns as `b`. Strides are in values.
-pub(in super::super) fn bf16_multiply(
+pub(crate) fn bf16_multiply(
     kernels: Kernels,
     (a, a_stride): (&[u16], usize),
     rows: usize,

@@ -27,7 +27,7 @@ const ACTIVATION_MAX: f32 = 255.0;
 
 /// Weights, quantised and packed: panels of sixteen columns, each with groups of four rows interleaved by column.
 #[derive(Debug, Clone)]
-pub(in super::super) struct Int8Panels {
+pub(crate) struct Int8Panels {
     data: Aligned<i8>,
     /// Rounded up to whole tiles; beyond the matrix it is zero.
     depth: usize,
@@ -40,7 +40,7 @@ pub(in super::super) struct Int8Panels {
 
 impl Int8Panels {
     /// Quantises and packs weights as models keep them: a row for each output, with `depth` inputs each.
-    pub(in super::super) fn pack(weights: &[f32], depth: usize) -> Self {
+    pub(crate) fn pack(weights: &[f32], depth: usize) -> Self {
         let columns = weights.len().checked_div(depth).unwrap_or(0);
         let padded = depth.next_multiple_of(DEPTH_TILE);
         let mut data = Aligned::<i8>::zeroed(padded * columns.next_multiple_of(2 * PANEL));
@@ -61,23 +61,19 @@ impl Int8Panels {
         Self { data, depth: padded, columns, scales, sums }
     }
 
-    pub(in super::super) fn columns(&self) -> usize {
-        self.columns
-    }
-
     /// Columns in whole tiles: how long a row of sums is.
-    pub(in super::super) fn padded_columns(&self) -> usize {
+    pub(crate) fn padded_columns(&self) -> usize {
         self.columns.next_multiple_of(2 * PANEL)
     }
 
-    pub(in super::super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.data.bytes() + (self.scales.len() + self.sums.len()) * size_of::<f32>()
     }
 }
 
 /// Rows of activations, each quantised to its own range.
 #[derive(Debug, Default)]
-pub(in super::super) struct QuantizedRows {
+pub(crate) struct QuantizedRows {
     values: Aligned<u8>,
     width: usize,
     /// The width in whole tiles.
@@ -95,7 +91,7 @@ struct Range {
 
 impl QuantizedRows {
     /// Makes room for so many rows of `width` values. All are to be set.
-    pub(in super::super) fn reset(&mut self, rows: usize, width: usize) {
+    pub(crate) fn reset(&mut self, rows: usize, width: usize) {
         self.width = width;
         self.stride = width.next_multiple_of(DEPTH_TILE);
         self.rows = rows;
@@ -105,7 +101,7 @@ impl QuantizedRows {
     }
 
     /// Quantises rows, which begin `stride` values apart, and sets them from the row `first` on.
-    pub(in super::super) fn set(&mut self, kernels: Kernels, first: usize, (rows, stride): (&[f32], usize)) {
+    pub(crate) fn set(&mut self, kernels: Kernels, first: usize, (rows, stride): (&[f32], usize)) {
         let values = &mut self.values[first * self.stride..];
         quantise(kernels, rows, stride, self.width, values, self.stride, &mut self.ranges[first..]);
     }
@@ -149,7 +145,7 @@ multiversion! {
 
 /// `out = a · b` as sums whose bits lie in `out`: one row of [`Int8Panels::padded_columns`] for each row of `a`. `out` has whole tiles of
 /// rows ([`ROW_TILE`]). [`dequantise`] makes numbers of them.
-pub(in super::super) fn int8_multiply(kernels: Kernels, a: &QuantizedRows, b: &Int8Panels, out: &mut [f32]) {
+pub(crate) fn int8_multiply(kernels: Kernels, a: &QuantizedRows, b: &Int8Panels, out: &mut [f32]) {
     let width = b.padded_columns();
     let rows = a.rows.next_multiple_of(ROW_TILE);
     if rows == 0 || width == 0 {
@@ -193,7 +189,7 @@ pub(in super::super) fn int8_multiply(kernels: Kernels, a: &QuantizedRows, b: &I
 }
 
 /// Turns rows of sums into what they stand for, in place, with `bias` added. `first` is the number of the first of these rows in `a`.
-pub(in super::super) fn dequantise(
+pub(crate) fn dequantise(
     kernels: Kernels,
     sums: &mut [f32],
     (a, first): (&QuantizedRows, usize),

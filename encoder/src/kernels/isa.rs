@@ -31,7 +31,7 @@ pub(super) enum Int8Isa {
 
 /// The kernels that run on this processor. It can only be had by asking the processor, so whoever holds one may run them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) struct Kernels {
+pub(crate) struct Kernels {
     pub(super) float: FloatIsa,
     pub(super) int8: Int8Isa,
     bf16: bool,
@@ -39,7 +39,7 @@ pub(in super::super) struct Kernels {
 
 impl Kernels {
     /// The best that the processor has.
-    pub(in super::super) fn detect() -> Self {
+    pub(crate) fn detect() -> Self {
         let all = Self::available();
         // `available` begins with the best and always holds the baseline.
         all.first().copied().unwrap_or(Self::BASELINE)
@@ -48,7 +48,7 @@ impl Kernels {
     const BASELINE: Self = Self { float: FloatIsa::Baseline, int8: Int8Isa::Baseline, bf16: false };
 
     /// All that run here, the best first.
-    pub(in super::super) fn available() -> Vec<Self> {
+    pub(crate) fn available() -> Vec<Self> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
@@ -84,12 +84,12 @@ impl Kernels {
     }
 
     /// Whether products of bf16 are faster than those of `f32`.
-    pub(in super::super) fn has_bf16(self) -> bool {
+    pub(crate) fn has_bf16(self) -> bool {
         self.bf16
     }
 
     /// In words, for a log.
-    pub(in super::super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self.int8 {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             Int8Isa::Amx => "AMX",
@@ -115,8 +115,8 @@ impl Kernels {
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis unsafe fn $name:ident<$vector:ident: F32x16>($($argument:ident: $kind:ty),* $(,)?) $body:block) => {
         $(#[$meta])*
-        $vis fn $name(kernels: $crate::models::encoder::kernels::Kernels, $($argument: $kind),*) {
-            use $crate::models::encoder::kernels::{isa::FloatIsa, vector};
+        $vis fn $name(kernels: $crate::kernels::Kernels, $($argument: $kind),*) {
+            use $crate::kernels::{isa::FloatIsa, vector};
 
             #[inline(always)]
             unsafe fn body<$vector: F32x16>($($argument: $kind),*) $body

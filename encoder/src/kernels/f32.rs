@@ -8,7 +8,7 @@ use super::{
 
 /// A right-hand matrix, packed: panels of sixteen columns, each with its rows one after the other.
 #[derive(Debug, Clone, Default)]
-pub(in super::super) struct F32Panels {
+pub(crate) struct F32Panels {
     data: Aligned<f32>,
     depth: usize,
     columns: usize,
@@ -16,13 +16,13 @@ pub(in super::super) struct F32Panels {
 
 impl F32Panels {
     /// Makes room for a matrix of `depth` rows. What it held is gone, and all values are to be set.
-    pub(in super::super) fn reset(&mut self, depth: usize, columns: usize) {
+    pub(crate) fn reset(&mut self, depth: usize, columns: usize) {
         self.data.grow(columns.next_multiple_of(PANEL) * depth);
         (self.depth, self.columns) = (depth, columns);
     }
 
     /// Packs weights as models keep them: a row for each of `columns` outputs, with `depth` inputs each.
-    pub(in super::super) fn pack(weights: &[f32], depth: usize) -> Self {
+    pub(crate) fn pack(weights: &[f32], depth: usize) -> Self {
         let mut panels = Self::default();
         panels.reset(depth, weights.len().checked_div(depth).unwrap_or(0));
         for (column, weights) in weights.chunks_exact(depth.max(1)).enumerate() {
@@ -32,7 +32,7 @@ impl F32Panels {
     }
 
     /// Sets one column.
-    pub(in super::super) fn set_column(&mut self, column: usize, values: &[f32]) {
+    pub(crate) fn set_column(&mut self, column: usize, values: &[f32]) {
         let start = column / PANEL * PANEL * self.depth + column % PANEL;
         for (place, value) in self.data[start..].iter_mut().step_by(PANEL).zip(&values[..self.depth]) {
             *place = *value;
@@ -40,25 +40,25 @@ impl F32Panels {
     }
 
     /// Sets one row.
-    pub(in super::super) fn set_row(&mut self, row: usize, values: &[f32]) {
+    pub(crate) fn set_row(&mut self, row: usize, values: &[f32]) {
         for (panel, values) in values[..self.columns].chunks(PANEL).enumerate() {
             let start = (panel * self.depth + row) * PANEL;
             self.data[start..][..values.len()].copy_from_slice(values);
         }
     }
 
-    pub(in super::super) fn columns(&self) -> usize {
+    pub(crate) fn columns(&self) -> usize {
         self.columns
     }
 
-    pub(in super::super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.data.bytes()
     }
 }
 
 /// `out = a · b` for the first `rows` rows of `a`. Rows of `a` begin `a_stride` values apart, those of `out` `out_stride`; only
 /// `b`'s columns of a row of `out` are written.
-pub(in super::super) fn f32_multiply(
+pub(crate) fn f32_multiply(
     kernels: Kernels,
     (a, a_stride): (&[f32], usize),
     rows: usize,

@@ -1,11 +1,12 @@
-use candle_core::DType;
+use std::path::Path;
+
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use super::{forward::PackedEncoder, kernels::Kernels, *};
-use crate::models::{
-    ModelFolder, Sequence,
+use crate::{
+    Encoder, Precision, ScoreHead, Sequence, Weights,
+    kernels::Kernels,
     reference::Reference,
-    tiny::{self, Shape},
+    tiny::{self, Shape, Stored},
 };
 
 /// Random texts of these lengths.
@@ -21,12 +22,12 @@ fn texts(lengths: &[usize]) -> Vec<Sequence> {
         .collect()
 }
 
-fn load(folder: &ModelFolder, precision: Precision, kernels: Kernels) -> PackedEncoder {
-    PackedEncoder::with_kernels(folder, &mut Weights::open(folder).unwrap(), precision, kernels).unwrap()
+fn load(folder: &Path, precision: Precision, kernels: Kernels) -> Encoder {
+    Encoder::with_kernels(folder, &mut Weights::open(folder).unwrap(), precision, kernels).unwrap()
 }
 
 /// Each text's states, in one batch.
-fn run(encoder: &PackedEncoder, texts: &[Sequence]) -> Vec<Vec<f32>> {
+fn run(encoder: &Encoder, texts: &[Sequence]) -> Vec<Vec<f32>> {
     let batch: Vec<&Sequence> = texts.iter().collect();
     encoder
         .run(&batch, |mut states| texts.iter().map(|text| states.next(text.len()).to_vec()).collect())
@@ -47,13 +48,13 @@ fn likeness(found: &[f32], expected: &[f32], width: usize) -> f64 {
 /// Compares the two for texts of many lengths, on all kernels that run here.
 fn compare(shape: Shape) {
     let folder = tempfile::tempdir().unwrap();
-    let model = tiny::shaped(folder.path(), shape);
-    let reference = Reference::load(&model);
+    tiny::encoder(folder.path(), &shape).unwrap();
+    let reference = Reference::load(folder.path());
     let texts = texts(&[1, 2, 13, 16, 31, 32, 33, 47, 60, 5]);
     let expected: Vec<Vec<f32>> = texts.iter().map(|text| reference.states(text)).collect();
     for kernels in Kernels::available() {
         for (precision, least) in [(Precision::F32, 0.999_999), (Precision::Int8, 0.99)] {
-            let found = run(&load(&model, precision, kernels), &texts);
+            let found = run(&load(folder.path(), precision, kernels), &texts);
             for ((found, expected), text) in found.iter().zip(&expected).zip(&texts) {
                 let likeness = likeness(found, expected, shape.width);
                 let tokens = text.len();
@@ -90,7 +91,7 @@ fn positions_of_roberta_begin_behind_its_padding() {
 
 #[test]
 fn half_precision_files_are_read() {
-    for stored in [DType::F16, DType::BF16] {
+    for stored in [Stored::F16, Stored::Bf16] {
         compare(Shape { stored, ..Shape::default() });
     }
 }
@@ -98,12 +99,12 @@ fn half_precision_files_are_read() {
 #[test]
 fn a_text_s_states_do_not_depend_on_its_neighbours() {
     let folder = tempfile::tempdir().unwrap();
-    let model = tiny::shaped(folder.path(), Shape { width: 64, heads: 2, inner: 80, ..Shape::default() });
+    tiny::encoder(folder.path(), &Shape { width: 64, heads: 2, inner: 80, ..Shape::default() }).unwrap();
     // Enough for several groups of texts.
     let texts = texts(&[60, 7, 33, 1, 60, 59, 60, 58, 12, 60, 2, 60]);
     for kernels in Kernels::available() {
         for precision in [Precision::F32, Precision::Int8] {
-            let encoder = load(&model, precision, kernels);
+            let encoder = load(folder.path(), precision, kernels);
             let together = run(&encoder, &texts);
             for (index, text) in texts.iter().enumerate() {
                 let alone = run(&encoder, std::slice::from_ref(text));
@@ -116,8 +117,8 @@ fn a_text_s_states_do_not_depend_on_its_neighbours() {
 #[test]
 fn what_a_model_cannot_read_is_an_error_and_not_a_panic() {
     let folder = tempfile::tempdir().unwrap();
-    let model = tiny::shaped(folder.path(), Shape::default());
-    let encoder = load(&model, Precision::Int8, Kernels::detect());
+    tiny::encoder(folder.path(), &Shape::default()).unwrap();
+    let encoder = load(folder.path(), Precision::Int8, Kernels::detect());
     let read = |ids: Vec<u32>, types: Vec<u32>| encoder.run(&[&Sequence { ids, types }], |_| ());
     assert!(read(vec![5], vec![0]).is_ok());
     assert!(read(vec![u32::MAX], vec![0]).unwrap_err().contains("no token"));
@@ -128,9 +129,41 @@ fn what_a_model_cannot_read_is_an_error_and_not_a_panic() {
 #[test]
 fn weights_of_eight_bits_take_a_quarter_of_the_memory() {
     let folder = tempfile::tempdir().unwrap();
-    let model = tiny::shaped(folder.path(), Shape { width: 256, heads: 4, inner: 1024, ..Shape::default() });
-    let [exact, fast] =
-        [Precision::F32, Precision::Int8].map(|precision| load(&model, precision, Kernels::detect()).bytes());
+    tiny::encoder(folder.path(), &Shape { width: 256, heads: 4, inner: 1024, ..Shape::default() }).unwrap();
+    let [exact, fast] = [Precision::F32, Precision::Int8]
+        .map(|precision| load(folder.path(), precision, Kernels::detect()).bytes());
     let ratio = exact as f64 / fast as f64;
     assert!((3.0..4.5).contains(&ratio), "{exact} and {fast} bytes");
+}
+
+#[test]
+fn scores_of_cross_encoders_are_those_of_candle() {
+    for family in ["bert", "xlm-roberta"] {
+        let folder = tempfile::tempdir().unwrap();
+        tiny::cross_encoder(folder.path(), &Shape { family, ..Shape::default() }).unwrap();
+        let reference = Reference::load(folder.path());
+        let head = ScoreHead::read(folder.path(), &mut Weights::open(folder.path()).unwrap(), 32).unwrap();
+        for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Int8, 0.1)] {
+            let encoder = load(folder.path(), precision, Kernels::detect());
+            for mut pair in texts(&[40, 3, 22]) {
+                let half = pair.len() / 2;
+                pair.types[half..].fill(u32::from(family == "bert"));
+                let score = encoder.run(&[&pair], |mut states| head.score(states.next(pair.len()))).unwrap();
+                let expected = reference.score(&pair);
+                assert!(
+                    (score - expected).abs() < tolerance,
+                    "{family} {precision:?}: {score} for {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_without_a_classifier_is_no_cross_encoder() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny::encoder(folder.path(), &Shape::default()).unwrap();
+    let head = ScoreHead::read(folder.path(), &mut Weights::open(folder.path()).unwrap(), 32);
+    let error = head.err().unwrap().to_string();
+    assert!(error.contains("no cross-encoder"), "{error}");
 }

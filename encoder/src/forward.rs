@@ -1,18 +1,20 @@
 //! The encoder itself: from token ids to the last layer's states.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
 use half::{f16, slice::HalfFloatSliceExt};
 
-use super::{
-    Precision,
+use crate::{
+    EncoderError, Precision, Sequence,
     attention::{AttentionScratch, HEAD_TILE, Heads},
     config::{Activation, EncoderConfig},
     kernels::{Aligned, Kernels, QuantizedRows, ROW_TILE, rows},
     linear::Linear,
     weights::Weights,
 };
-use crate::models::{LoadError, ModelFolder, Sequence};
 
 /// Rows that go through the position-wise parts of a layer at once: few enough that what lies between the products stays in the cache, many
 /// enough that the weights are worth loading into it.
@@ -21,7 +23,7 @@ const BLOCK: usize = 128;
 const GROUP: usize = 256;
 
 /// An encoder with packed weights. Shared by all threads that run it.
-pub(crate) struct PackedEncoder {
+pub struct Encoder {
     config: EncoderConfig,
     kernels: Kernels,
     words: Words,
@@ -85,36 +87,35 @@ struct Scratch {
 }
 
 /// The states of a batch's tokens, text after text.
-pub(crate) struct States<'a> {
+pub struct States<'a> {
     values: &'a [f32],
     width: usize,
 }
 
 impl<'a> States<'a> {
     /// Splits off the next text's states: a row for each of its tokens.
-    pub(crate) fn next(&mut self, tokens: usize) -> &'a [f32] {
+    pub fn next(&mut self, tokens: usize) -> &'a [f32] {
         let (states, rest) = self.values.split_at(tokens * self.width);
         self.values = rest;
         states
     }
 }
 
-impl PackedEncoder {
-    /// Reads and packs the weights. Blocks for as long as that takes.
-    pub(crate) fn load(
-        folder: &ModelFolder,
-        weights: &mut Weights,
-        precision: Precision,
-    ) -> Result<Self, LoadError> {
+impl Encoder {
+    /// Reads a model's shape and packs its weights, for the best instructions that the processor has. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// [`EncoderError`] where a file is missing or wrong, or the model is none that can be run.
+    pub fn load(folder: &Path, weights: &mut Weights, precision: Precision) -> Result<Self, EncoderError> {
         Self::with_kernels(folder, weights, precision, Kernels::detect())
     }
 
-    pub(super) fn with_kernels(
-        folder: &ModelFolder,
+    pub(crate) fn with_kernels(
+        folder: &Path,
         weights: &mut Weights,
         precision: Precision,
         kernels: Kernels,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<Self, EncoderError> {
         let config = EncoderConfig::read(folder)?;
         let width = config.width;
         let words = weights.encoder("embeddings.word_embeddings.weight", &[config.vocabulary, width])?;
@@ -153,25 +154,21 @@ impl PackedEncoder {
         Ok(Self { config, kernels, words, positions, types, norm, layers, heads, scratch: Mutex::default() })
     }
 
-    pub(crate) fn config(&self) -> &EncoderConfig {
+    /// Its shape.
+    #[must_use]
+    pub fn config(&self) -> &EncoderConfig {
         &self.config
     }
 
-    /// Says once what runs, on which instructions, and what memory its weights take.
-    pub(crate) fn log_and_measure(&self, part: &'static str, model: &str) {
-        let weights_bytes = self.bytes();
-        tracing::info!(
-            part,
-            model,
-            kernels = self.kernels.name(),
-            weights_bytes,
-            "model packed for the processor"
-        );
-        metrics::gauge!("raglan_model_weights_bytes", "model" => part).set(weights_bytes as f64);
+    /// The instructions that it runs on, in words.
+    #[must_use]
+    pub fn kernels(&self) -> &'static str {
+        self.kernels.name()
     }
 
     /// The memory that the weights take, in bytes.
-    pub(super) fn bytes(&self) -> usize {
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         let words = match &self.words {
             Words::F32(words) => size_of_val(&words[..]),
             Words::F16(words) => size_of_val(&words[..]),
@@ -184,11 +181,7 @@ impl PackedEncoder {
     ///
     /// # Errors
     /// What is wrong with a sequence: a token that the model does not have, or more of them than it has positions for.
-    pub(crate) fn run<T>(
-        &self,
-        batch: &[&Sequence],
-        read: impl FnOnce(States<'_>) -> T,
-    ) -> Result<T, String> {
+    pub fn run<T>(&self, batch: &[&Sequence], read: impl FnOnce(States<'_>) -> T) -> Result<T, String> {
         let pool = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let mut scratch = pool().pop().unwrap_or_default();
         let result = self.embed(batch, &mut scratch).map(|tokens| {
@@ -326,7 +319,7 @@ impl Words {
 }
 
 impl Norm {
-    fn read(weights: &mut Weights, name: &str, width: usize) -> Result<Self, LoadError> {
+    fn read(weights: &mut Weights, name: &str, width: usize) -> Result<Self, EncoderError> {
         let mut read = |part: &str| weights.encoder(&format!("{name}.{part}"), &[width]);
         Ok(Self { weight: read("weight")?, bias: read("bias")? })
     }
@@ -344,11 +337,11 @@ impl Layer {
         config: &EncoderConfig,
         head: usize,
         precision: Precision,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<Self, EncoderError> {
         let (width, inner) = (config.width, config.inner);
         let narrow = width / config.heads;
         let name = |part: &str| format!("encoder.layer.{number}.{part}");
-        let mut read = |part: &str, rows: usize, columns: usize| -> Result<_, LoadError> {
+        let mut read = |part: &str, rows: usize, columns: usize| -> Result<_, EncoderError> {
             let matrix = weights.encoder(&name(&format!("{part}.weight")), &[rows, columns])?;
             let bias = weights.encoder(&name(&format!("{part}.bias")), &[rows])?;
             Ok((matrix, bias))
