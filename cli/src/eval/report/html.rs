@@ -315,9 +315,9 @@ impl Page<'_> {
             }
             let title = format!("How long it took to {what}");
             let plot = plot::histogram(&title, "milliseconds", &plot::time_columns(&times));
-            let _ = write!(
+            let _ = writeln!(
                 out,
-                "{}<figure>{plot}<figcaption>{title}, as the client saw it: number of questions by milliseconds (columns grow by equal factors).{}</figcaption></figure>\n",
+                "{}<figure>{plot}<figcaption>{title}, as the client saw it: number of questions by milliseconds (columns grow by equal factors).{}</figcaption></figure>",
                 self.legend(),
                 self.times_in_words(what)
             );
