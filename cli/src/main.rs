@@ -44,7 +44,7 @@ enum Command {
     Ingest(ingest::Ingest),
     Jobs(jobs::Jobs),
     Cancel(jobs::Cancel),
-    Eval(eval_command::Eval),
+    Eval(Box<eval_command::Eval>),
     Check(check::Check),
     #[command(subcommand)]
     Models(models::Models),
@@ -100,7 +100,7 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Search(command) => with(cli.connection, async |api| search::run(&api, command).await).await,
         Command::Ingest(command) => with(cli.connection, async |api| ingest::run(&api, command).await).await,
         Command::Eval(command) => {
-            let done = with(cli.connection, async |api| eval_command::run(&api, command).await).await;
+            let done = with(cli.connection, async |api| eval_command::run(&api, *command).await).await;
             match done {
                 Err(error) => return fail(&error, eval_command::exit_code(&error)),
                 done => done,
