@@ -45,8 +45,7 @@ impl<'a> Batch<'a> {
             ChangeKind::PutChunks { document, chunks } => {
                 let texts = chunks.iter().map(|chunk| chunk.text.as_str());
                 let tongue = Tongue::of_document(&document.metadata, texts);
-                let puts =
-                    chunks.iter().map(|chunk| (chunk.id, Put { document: &**document, chunk, tongue }));
+                let puts = chunks.iter().map(|chunk| (chunk.id, Put { document, chunk, tongue }));
                 self.puts.extend(puts);
             }
             ChangeKind::PutDocument { document } => {

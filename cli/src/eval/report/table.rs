@@ -125,8 +125,8 @@ fn comparison(first: &str, second: &str, rows: &[Comparison]) -> String {
     let mut out = format!("{second} less {first}\n");
     let _ = writeln!(
         out,
-        "  {:<width$}{:>9}{:>9}{:>12}  {:<20}{:>8}  {}",
-        "", "first", "second", "difference", "95 % interval", "p", "better/equal/worse"
+        "  {:<width$}{:>9}{:>9}{:>12}  {:<20}{:>8}  better/equal/worse",
+        "", "first", "second", "difference", "95 % interval", "p"
     );
     for row in rows {
         let difference = &row.difference;
