@@ -12,8 +12,8 @@ const WINDOW: Duration = Duration::from_secs(10);
 const LEAST_SEEN: Duration = Duration::from_secs(1);
 /// Samples within this time are one.
 const GRAIN: Duration = Duration::from_millis(100);
-/// The last so many parts of the source decide what the rest is taken to cost: one of eight.
-const MEMORY_SHARE: f64 = 8.0;
+/// The last parts of the source decide what the rest is taken to cost: about one of so many.
+const MEMORY_SHARE: f64 = 32.0;
 /// How fast what is told follows what is computed: in this time it comes nearer by about two thirds.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -114,8 +114,10 @@ impl Meter {
             Some((at, told)) => {
                 let since = now.saturating_sub(at);
                 let expected = told.saturating_sub(since).as_secs_f64();
+                // Where nothing moves for a while, it grows for as long as that lasts, and not at once to what a rate of nearly nothing gives.
+                let computed = computed.min(told * 2 + SETTLE).as_secs_f64();
                 let weight = 1.0 - (-since.as_secs_f64() / SETTLE.as_secs_f64()).exp();
-                Duration::from_secs_f64(expected + (computed.as_secs_f64() - expected) * weight)
+                Duration::from_secs_f64(expected + (computed - expected) * weight)
             }
         };
         self.told = Some((now, told));

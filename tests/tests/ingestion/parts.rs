@@ -199,7 +199,7 @@ impl Parser for TestParser {
 pub struct TestReplica {
     pub gate: Gate,
     held: Mutex<(LogPosition, Option<Uuid>)>,
-    pub chunks: Mutex<std::collections::BTreeSet<ChunkId>>,
+    pub chunks: Mutex<BTreeMap<ChunkId, DocumentId>>,
 }
 
 #[async_trait]
@@ -221,9 +221,12 @@ impl Replica for TestReplica {
         let mut held = self.chunks.lock().unwrap();
         for change in &changes {
             match &change.kind {
-                ChangeKind::PutChunks { chunks, .. } => held.extend(chunks.iter().map(|chunk| chunk.id)),
-                ChangeKind::DeleteChunks { chunk_ids, .. } => held.retain(|id| !chunk_ids.contains(id)),
-                ChangeKind::PutDocument { .. } | ChangeKind::DeleteDocument { .. } => {}
+                ChangeKind::PutChunks { document, chunks } => {
+                    held.extend(chunks.iter().map(|chunk| (chunk.id, document.id)));
+                }
+                ChangeKind::DeleteChunks { chunk_ids, .. } => held.retain(|id, _| !chunk_ids.contains(id)),
+                ChangeKind::DeleteDocument { document_id } => held.retain(|_, of| of != document_id),
+                ChangeKind::PutDocument { .. } => {}
             }
         }
         self.held.lock().unwrap().0 = changes.last().unwrap().position;
