@@ -35,11 +35,16 @@ pub const DIMENSION: usize = 8;
 pub struct Gate {
     passes: Semaphore,
     arrived: watch::Sender<u64>,
+    passed: watch::Sender<u64>,
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { passes: Semaphore::new(Semaphore::MAX_PERMITS >> 1), arrived: watch::Sender::new(0) }
+        Self {
+            passes: Semaphore::new(Semaphore::MAX_PERMITS >> 1),
+            arrived: watch::Sender::new(0),
+            passed: watch::Sender::new(0),
+        }
     }
 }
 
@@ -60,6 +65,14 @@ impl Gate {
     pub async fn pass(&self) {
         self.arrived.send_modify(|arrived| *arrived += 1);
         self.passes.acquire().await.unwrap().forget();
+        self.passed.send_modify(|passed| *passed += 1);
+    }
+
+    /// Lets one more pass, and waits until it has.
+    pub async fn let_through(&self) {
+        let before = *self.passed.borrow();
+        self.allow(1);
+        reached(&self.passed, |passed| *passed > before).await;
     }
 
     /// Waits until so many have come, passed or not.
