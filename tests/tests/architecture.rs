@@ -14,8 +14,8 @@ const ARROWS: [(&str, &[&str]); 7] = [
     ("raglan", &["raglan-pipeline", "raglan-backends", "raglan-api", "raglan-workers"]),
     // It puts the parts together by itself, to break them on purpose.
     ("raglan-tests", &["raglan-pipeline", "raglan-backends", "raglan-workers"]),
-    // It sees the product from outside.
-    ("raglan-load-tests", &[]),
+    // It sees the product from outside, and measures by themselves the parts that a port hides: an index of a million vectors, an encoder.
+    ("raglan-load-tests", &["raglan-pipeline", "raglan-backends"]),
 ];
 
 /// Engines and their drivers: what a crate begins with, and who alone may name it.

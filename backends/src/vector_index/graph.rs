@@ -6,10 +6,12 @@ use half::{f16, slice::HalfFloatSliceExt};
 use raglan_pipeline::ports::{ErrorKind, PortError, PortResult};
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
 
-use super::usearch::UsearchSettings;
+use super::{rows::Bytes, usearch::UsearchSettings};
 
 /// The fewest vectors that room is made for.
 const SMALLEST: usize = 64;
+/// usearch's own setting, which counts where a search asks for fewer. Ours always asks for as many as it wants.
+const FEWEST_CANDIDATES: usize = 1;
 /// Fewer vectors than this are added by one thread: starting more would take longer.
 const WORTH_A_THREAD: usize = 64;
 
@@ -22,16 +24,18 @@ pub(super) struct Shape {
     pub threads: usize,
 }
 
-/// A question, with its length.
+/// A question, with its length, and as bytes.
 pub(super) struct Query {
     vector: Vec<f32>,
     norm: f32,
+    pub bytes: Bytes,
 }
 
 impl Query {
     /// None where the vector has no direction: zero, or not finite.
     pub(super) fn new(vector: &[f32]) -> Option<Self> {
-        Some(Self { vector: vector.to_vec(), norm: norm(vector)? })
+        let norm = norm(vector)?;
+        Some(Self { vector: vector.to_vec(), norm, bytes: Bytes::of(vector, norm) })
     }
 }
 
@@ -56,7 +60,7 @@ impl Graph {
             quantization: ScalarKind::F16,
             connectivity: shape.settings.connectivity,
             expansion_add: shape.settings.expansion_add,
-            expansion_search: shape.settings.expansion_search,
+            expansion_search: FEWEST_CANDIDATES,
             multi: false,
         };
         let mut graph = Self { index: Index::new(&options).map_err(|e| failed("making", e))?, shape };
@@ -72,7 +76,7 @@ impl Graph {
             return Err(PortError::new(ErrorKind::Corrupt, "the saved graph is of another shape"));
         }
         graph.index.change_expansion_add(shape.settings.expansion_add);
-        graph.index.change_expansion_search(shape.settings.expansion_search);
+        graph.index.change_expansion_search(FEWEST_CANDIDATES);
         graph.make_room(0)?;
         Ok(graph)
     }
@@ -134,17 +138,33 @@ impl Graph {
         done.into_iter().collect()
     }
 
-    /// About the `limit` nearest of the vectors that are allowed.
+    /// A walk through the graph that keeps so many candidates. Returns them, about the nearest of those that are allowed, best first.
     pub(super) fn nearest(
         &self,
         query: &Query,
-        limit: usize,
-        allow: impl Fn(u32) -> bool,
+        candidates: usize,
+        allow: Option<impl Fn(u32) -> bool>,
     ) -> PortResult<Vec<u32>> {
-        let allow = |key: u64| u32::try_from(key).is_ok_and(&allow);
-        let matches =
-            self.index.filtered_search(&query.vector, limit, allow).map_err(|e| failed("searching", e))?;
-        Ok(matches.keys.into_iter().filter_map(|key| u32::try_from(key).ok()).collect())
+        // usearch keeps at least as many candidates as it is asked for results.
+        let matches = match allow {
+            Some(allow) => {
+                let allow = |key: u64| u32::try_from(key).is_ok_and(&allow);
+                self.index.filtered_search(&query.vector, candidates, allow)
+            }
+            None => self.index.search(&query.vector, candidates),
+        };
+        let keys = matches.map_err(|e| failed("searching", e))?.keys;
+        Ok(keys.into_iter().filter_map(|key| u32::try_from(key).ok()).collect())
+    }
+
+    /// The instructions that distances are computed with, as usearch names them; `serial` where it found none to be of use.
+    pub(super) fn instructions(&self) -> String {
+        self.index.hardware_acceleration()
+    }
+
+    /// Bytes of memory.
+    pub(super) fn memory(&self) -> usize {
+        self.index.memory_usage()
     }
 
     /// The cosine between the question and a vector; none where there is no such vector.
