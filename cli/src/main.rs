@@ -60,11 +60,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    if std::env::var_os("RAYON_NUM_THREADS").is_none() {
-        // The embedder runs one batch a thread; candle would split each product over all cores besides, and they would be in each other's way.
-        // SAFETY: no other thread runs yet.
-        unsafe { std::env::set_var("RAYON_NUM_THREADS", "1") };
-    }
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
