@@ -3,7 +3,7 @@ use async_trait::async_trait;
 use super::PortResult;
 use crate::domain::{
     Change, ChunkId, Collection, CollectionInfo, Document, DocumentId, LogPosition, MetadataFilter,
-    PassageRecord, Published, StagedDocument, Tenant,
+    PassageRecord, Published, Receipt, StagedDocument, Tenant,
 };
 
 /// A version that was written but is not live.
@@ -62,6 +62,9 @@ pub trait DocumentStore: Send + Sync {
 
     /// The ids of the live chunks of a document with the model of each one's vector, in order.
     async fn chunk_ids(&self, id: DocumentId) -> PortResult<Vec<(ChunkId, Option<String>)>>;
+
+    /// What was done for the live version of a document; none where there is none, or no job was named with it.
+    async fn receipt(&self, id: DocumentId) -> PortResult<Option<Receipt>>;
 
     /// A page of live documents.
     async fn list(&self, tenant: &Tenant, filter: &DocumentFilter) -> PortResult<Vec<Document>>;

@@ -26,7 +26,8 @@ pub(super) async fn publish(
 ) -> PortResult<Published> {
     let gone = || conflict(staged.document_id, "its staged version has gone; stage it again");
     let identity = documents::identity(connection, staged.document_id).await?.ok_or_else(gone)?;
-    let nothing = |position, superseded| Published { position, deleted_chunks: 0, superseded };
+    let nothing =
+        |position, superseded| Published { position, deleted_chunks: 0, superseded, created: false };
     // What an older version left went when the newer one was published.
     if identity.live_version.is_some_and(|live| live > staged.version) {
         return Ok(nothing(changes::head(connection).await?, true));
@@ -47,7 +48,12 @@ pub(super) async fn publish(
     if document_changed {
         changes::append(connection, staged.document_id, &EntryKind::PutDocument, now).await?;
     }
-    Ok(Published { position: changes::head(connection).await?, deleted_chunks: deleted, superseded: false })
+    let created = identity.live_version.is_none();
+    if deleted > 0 || created != version.base_version.is_none() {
+        documents::note_published(connection, identity.key, staged.version, (deleted, created)).await?;
+    }
+    let position = changes::head(connection).await?;
+    Ok(Published { position, deleted_chunks: deleted, superseded: false, created })
 }
 
 /// Whether an index that has followed the log may hold some chunk of this version with a title, uri or metadata that
