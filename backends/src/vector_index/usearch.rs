@@ -350,7 +350,7 @@ impl Inner {
                     drop(state);
                     let state = self.read()?;
                     if let Some(shard) = state.shards.get(scope) {
-                        shard.graph.add(&numbered(first))?;
+                        shard.graph.add(&numbered(first), self.shape.threads)?;
                     }
                     first
                 }
@@ -359,7 +359,7 @@ impl Inner {
                     // Nobody sees it before it has its vectors.
                     let mut shard = Shard::new(self.shape)?;
                     let first = shard.grow(&rows)?;
-                    shard.graph.add(&numbered(first))?;
+                    shard.graph.add(&numbered(first), self.shape.threads)?;
                     self.write()?.shards.insert(scope.clone(), shard);
                     first
                 }
