@@ -17,7 +17,7 @@ mod http_client;
 #[cfg(feature = "sqlite")]
 pub mod job_store;
 pub mod keyword_index;
-#[cfg(feature = "candle")]
+#[cfg(feature = "models")]
 pub mod models;
 #[cfg(feature = "parsers")]
 pub mod parser;

@@ -44,7 +44,7 @@ enum Command {
     Ingest(ingest::Ingest),
     Jobs(jobs::Jobs),
     Cancel(jobs::Cancel),
-    Eval(eval_command::Eval),
+    Eval(Box<eval_command::Eval>),
     Check(check::Check),
     #[command(subcommand)]
     Models(models::Models),
@@ -60,11 +60,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    if std::env::var_os("RAYON_NUM_THREADS").is_none() {
-        // The embedder runs one batch a thread; candle would split each product over all cores besides, and they would be in each other's way.
-        // SAFETY: no other thread runs yet.
-        unsafe { std::env::set_var("RAYON_NUM_THREADS", "1") };
-    }
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -105,7 +100,7 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Search(command) => with(cli.connection, async |api| search::run(&api, command).await).await,
         Command::Ingest(command) => with(cli.connection, async |api| ingest::run(&api, command).await).await,
         Command::Eval(command) => {
-            let done = with(cli.connection, async |api| eval_command::run(&api, command).await).await;
+            let done = with(cli.connection, async |api| eval_command::run(&api, *command).await).await;
             match done {
                 Err(error) => return fail(&error, eval_command::exit_code(&error)),
                 done => done,

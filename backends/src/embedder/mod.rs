@@ -1,4 +1,4 @@
 //! Embedders: see [`raglan_pipeline::ports::Embedder`].
 
-#[cfg(feature = "candle")]
-pub mod candle;
+#[cfg(feature = "models")]
+pub mod packed;

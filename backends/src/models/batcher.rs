@@ -285,12 +285,6 @@ fn shut_down() -> ModelError {
 
 /// The life of one thread.
 fn work(name: &str, shared: &Shared, model: &dyn Model, settings: &BatchSettings) {
-    // The arithmetic below spreads over the pool of the thread that calls it. Here that is a pool of this very thread:
-    // several batches on one thread each are faster than one batch on several threads.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
-    if let Err(error) = &pool {
-        tracing::warn!(%error, "the model's threads share the global pool and will be slower");
-    }
     let tokens = metrics::counter!("raglan_model_tokens_total", "model" => name.to_owned());
     let seconds = metrics::histogram!("raglan_model_batch_seconds", "model" => name.to_owned());
     while let Some(mut batch) = shared.next_batch(settings) {

@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
 
+use raglan_encoder::EncoderError;
+
 /// Why a model could not be fetched: what each source said, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchError {
@@ -67,6 +69,16 @@ pub enum LoadError {
     /// The system refused a thread for the model.
     #[error("no thread could be started for the model: {0}")]
     Thread(std::io::Error),
+}
+
+impl From<EncoderError> for LoadError {
+    fn from(error: EncoderError) -> Self {
+        match error {
+            EncoderError::Read { path, source } => Self::Read { path, source },
+            EncoderError::Invalid { path, reason } => Self::Invalid { path, reason },
+            EncoderError::Unsupported { path, reason } => Self::Unsupported { path, reason },
+        }
+    }
 }
 
 impl LoadError {

@@ -1,8 +1,7 @@
 //! A folder that holds a model, checked before anything is loaded from it.
 
 use std::{
-    fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -10,9 +9,6 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{LoadError, files, spec};
-
-/// The largest header of a safetensors file that is read, in bytes; that of a model with thousands of tensors is far smaller.
-const MAX_HEADER_BYTES: u64 = 16 << 20;
 
 /// A model's files, whole and fitting each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +105,7 @@ impl ModelFolder {
         let dimensions: Dimensions = self.read_json(spec::CONFIG)?;
         let _: Value = self.read_json(spec::TOKENIZER)?;
         let weights = self.file(spec::WEIGHTS);
-        let header = read_header(&weights).map_err(|source| match source.kind() {
+        let (header, _) = raglan_encoder::read_header(&weights).map_err(|source| match source.kind() {
             io::ErrorKind::InvalidData => LoadError::invalid(&weights, source),
             _ => LoadError::Read { path: weights.clone(), source },
         })?;
@@ -128,35 +124,4 @@ impl ModelFolder {
             None => Err(LoadError::unsupported(&self.path, "its weights have no word embeddings of a BERT")),
         }
     }
-}
-
-/// Reads the header of a safetensors file (8 bytes with its length, then JSON) and checks that the data it describes are
-/// all there. See the format's description at <https://github.com/huggingface/safetensors>.
-fn read_header(path: &Path) -> io::Result<Value> {
-    let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
-    let mut file = File::open(path)?;
-    let bytes = file.metadata()?.len();
-    let mut length = [0_u8; 8];
-    if bytes < 8 {
-        return Err(invalid("it is empty or cut off".to_owned()));
-    }
-    file.read_exact(&mut length)?;
-    let length = u64::from_le_bytes(length);
-    if length > MAX_HEADER_BYTES || length > bytes - 8 {
-        return Err(invalid("it is not a safetensors file, or cut off".to_owned()));
-    }
-    let mut header = Vec::new();
-    file.take(length).read_to_end(&mut header)?;
-    let header: Value = serde_json::from_slice(&header).map_err(|error| invalid(error.to_string()))?;
-    let end = header
-        .as_object()
-        .into_iter()
-        .flat_map(|tensors| tensors.values())
-        .filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64())
-        .max()
-        .unwrap_or(0);
-    if end.checked_add(8 + length) != Some(bytes) {
-        return Err(invalid(format!("it has {bytes} bytes instead of {}", end.saturating_add(8 + length))));
-    }
-    Ok(header)
 }

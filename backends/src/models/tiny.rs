@@ -1,20 +1,11 @@
 //! Tiny models with seeded random weights, written by the tests that run them.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
-use candle_core::{Device, Tensor};
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use raglan_encoder::tiny::{self, Shape};
 use serde_json::json;
 
 use super::{BatchSettings, ModelFolder};
-
-const WIDTH: usize = 32;
-const INNER: usize = 48;
-const LAYERS: usize = 2;
-const POSITIONS: usize = 64;
 
 /// Several small batches at once, so that tests meet all that batching does.
 pub(crate) fn settings() -> BatchSettings {
@@ -30,8 +21,10 @@ fn vocabulary() -> BTreeMap<String, usize> {
     special.into_iter().chain(starts).chain(rests).chain(words).zip(0..).collect()
 }
 
-/// A WordPiece tokeniser whose file carries truncation and padding, as published ones do.
-fn tokenizer(vocabulary: &BTreeMap<String, usize>) -> serde_json::Value {
+/// A WordPiece tokeniser whose file carries truncation and padding, as published ones do. With `types`, the second text of a pair has a type
+/// of its own.
+fn tokenizer(vocabulary: &BTreeMap<String, usize>, types: bool) -> serde_json::Value {
+    let second = u32::from(types);
     let special = |token: &str, kind: u32| json!({"SpecialToken": {"id": token, "type_id": kind}});
     let text = |name: &str, kind: u32| json!({"Sequence": {"id": name, "type_id": kind}});
     let added: Vec<_> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -51,7 +44,7 @@ fn tokenizer(vocabulary: &BTreeMap<String, usize>) -> serde_json::Value {
         "post_processor": {
             "type": "TemplateProcessing",
             "single": [special("[CLS]", 0), text("A", 0), special("[SEP]", 0)],
-            "pair": [special("[CLS]", 0), text("A", 0), special("[SEP]", 0), text("B", 1), special("[SEP]", 1)],
+            "pair": [special("[CLS]", 0), text("A", 0), special("[SEP]", 0), text("B", second), special("[SEP]", second)],
             "special_tokens": {
                 "[CLS]": {"id": "[CLS]", "ids": [vocabulary["[CLS]"]], "tokens": ["[CLS]"]},
                 "[SEP]": {"id": "[SEP]", "ids": [vocabulary["[SEP]"]], "tokens": ["[SEP]"]},
@@ -68,77 +61,15 @@ fn write_json(folder: &Path, name: &str, value: &serde_json::Value) {
     std::fs::write(path, serde_json::to_vec(value).unwrap()).unwrap();
 }
 
-/// Random tensors, the same for the same seed.
-struct Weights {
-    random: StdRng,
-    tensors: HashMap<String, Tensor>,
-}
-
-impl Weights {
-    fn add(&mut self, name: String, shape: &[usize], scale: f32) {
-        let count = shape.iter().product();
-        let values: Vec<f32> = (0..count).map(|_| self.random.random_range(-scale..scale)).collect();
-        self.tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
-    }
-
-    fn linear(&mut self, name: &str, rows: usize, columns: usize) {
-        self.add(format!("{name}.weight"), &[rows, columns], 0.3);
-        self.add(format!("{name}.bias"), &[rows], 0.1);
-    }
-
-    fn norm(&mut self, name: &str) {
-        let ones = Tensor::ones(WIDTH, candle_core::DType::F32, &Device::Cpu).unwrap();
-        self.tensors.insert(format!("{name}.weight"), ones);
-        self.add(format!("{name}.bias"), &[WIDTH], 0.1);
-    }
-
-    fn bert(&mut self, prefix: &str, words: usize) {
-        for (name, rows) in
-            [("word_embeddings", words), ("position_embeddings", POSITIONS), ("token_type_embeddings", 2)]
-        {
-            self.add(format!("{prefix}embeddings.{name}.weight"), &[rows, WIDTH], 1.0);
-        }
-        self.norm(&format!("{prefix}embeddings.LayerNorm"));
-        for layer in 0..LAYERS {
-            let layer = format!("{prefix}encoder.layer.{layer}");
-            for part in ["query", "key", "value"] {
-                self.linear(&format!("{layer}.attention.self.{part}"), WIDTH, WIDTH);
-            }
-            self.linear(&format!("{layer}.attention.output.dense"), WIDTH, WIDTH);
-            self.norm(&format!("{layer}.attention.output.LayerNorm"));
-            self.linear(&format!("{layer}.intermediate.dense"), INNER, WIDTH);
-            self.linear(&format!("{layer}.output.dense"), WIDTH, INNER);
-            self.norm(&format!("{layer}.output.LayerNorm"));
-        }
-    }
-}
-
-fn write(folder: &Path, prefix: &str, head: bool) {
-    let vocabulary = vocabulary();
-    let mut weights = Weights { random: StdRng::seed_from_u64(7), tensors: HashMap::new() };
-    weights.bert(prefix, vocabulary.len());
-    if head {
-        weights.linear(&format!("{prefix}pooler.dense"), WIDTH, WIDTH);
-        weights.add("classifier.weight".to_owned(), &[1, WIDTH], 1.0);
-        weights.add("classifier.bias".to_owned(), &[1], 0.1);
-    }
-    candle_core::safetensors::save(&weights.tensors, folder.join(super::WEIGHTS)).unwrap();
-    write_json(folder, super::TOKENIZER, &tokenizer(&vocabulary));
-    write_json(
-        folder,
-        super::CONFIG,
-        &json!({
-            "model_type": "bert", "vocab_size": vocabulary.len(), "hidden_size": WIDTH, "num_hidden_layers": LAYERS,
-            "num_attention_heads": 4, "intermediate_size": INNER, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
-            "max_position_embeddings": POSITIONS, "type_vocab_size": 2, "initializer_range": 0.02,
-            "layer_norm_eps": 1e-12, "pad_token_id": 0,
-        }),
-    );
+/// The shape of a model of this family that knows the vocabulary.
+fn shape(family: &'static str) -> Shape {
+    Shape { family, vocabulary: vocabulary().len(), ..Shape::default() }
 }
 
 /// Writes a sentence-embedding model that reads 48 tokens, with these further files.
 pub(crate) fn embedder(folder: &Path, files: &[(&str, serde_json::Value)]) -> ModelFolder {
-    write(folder, "", false);
+    tiny::encoder(folder, &shape("bert")).unwrap();
+    write_json(folder, super::TOKENIZER, &tokenizer(&vocabulary(), true));
     write_json(folder, "sentence_bert_config.json", &json!({"max_seq_length": 48}));
     for (name, value) in files {
         write_json(folder, name, value);
@@ -147,7 +78,8 @@ pub(crate) fn embedder(folder: &Path, files: &[(&str, serde_json::Value)]) -> Mo
 }
 
 /// Writes a cross-encoder of one label that reads as many tokens as it has positions.
-pub(crate) fn reranker(folder: &Path) -> ModelFolder {
-    write(folder, "bert.", true);
+pub(crate) fn reranker(folder: &Path, family: &'static str) -> ModelFolder {
+    tiny::cross_encoder(folder, &shape(family)).unwrap();
+    write_json(folder, super::TOKENIZER, &tokenizer(&vocabulary(), family == "bert"));
     ModelFolder::open(folder).unwrap()
 }

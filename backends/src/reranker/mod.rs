@@ -1,4 +1,4 @@
 //! Re-rankers: see [`raglan_pipeline::ports::Reranker`].
 
-#[cfg(feature = "candle")]
-pub mod candle;
+#[cfg(feature = "models")]
+pub mod packed;

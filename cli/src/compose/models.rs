@@ -7,9 +7,11 @@ use std::{
 
 use anyhow::Context;
 use raglan_backends::{
-    embedder::candle::CandleEmbedder,
-    models::{BatchSettings, ModelFolder, ModelSource, ModelSpec, Progress, default_cache_dir, fetch},
-    reranker::candle::CandleReranker,
+    embedder::packed::{EmbedderSettings, PackedEmbedder},
+    models::{
+        BatchSettings, ModelFolder, ModelSource, ModelSpec, Precision, Progress, default_cache_dir, fetch,
+    },
+    reranker::packed::PackedReranker,
 };
 use raglan_pipeline::{
     decorators::breaker::{BreakerEmbedder, BreakerSettings, CircuitBreaker},
@@ -101,7 +103,7 @@ impl Models {
     /// results say so. A re-ranker that is configured must load.
     pub async fn load(settings: &config::Models) -> anyhow::Result<Self> {
         let embedder = match embedding_model(settings).await {
-            Ok(Some(folder)) => load_embedder(folder, settings.embedding.threads).await?,
+            Ok(Some(folder)) => load_embedder(folder, &settings.embedding).await?,
             Ok(None) => EmbedderSlot::Off,
             Err(error) if settings.embedding.path.is_some() => return Err(error),
             Err(error) => {
@@ -113,7 +115,7 @@ impl Models {
             }
         };
         let reranker = match &settings.reranker.path {
-            Some(path) => Some(load_reranker(path, settings.embedding.threads).await?),
+            Some(path) => Some(load_reranker(path, settings).await?),
             None => None,
         };
         Ok(Self { embedder, reranker })
@@ -125,22 +127,37 @@ fn batches(threads: usize) -> BatchSettings {
     if threads == 0 { defaults } else { BatchSettings { workers: threads, ..defaults } }
 }
 
-async fn load_embedder(folder: ModelFolder, threads: usize) -> anyhow::Result<EmbedderSlot> {
-    let embedder =
-        tokio::task::spawn_blocking(move || CandleEmbedder::load(&folder, &batches(threads))).await??;
-    let embedder: Arc<dyn raglan_pipeline::ports::Embedder> = Arc::new(embedder);
+fn precision(configured: config::Precision) -> Precision {
+    match configured {
+        config::Precision::Int8 => Precision::Int8,
+        config::Precision::F32 => Precision::F32,
+    }
+}
+
+async fn load_embedder(
+    folder: ModelFolder,
+    settings: &config::EmbeddingModel,
+) -> anyhow::Result<EmbedderSlot> {
+    let batches = batches(settings.threads);
+    let settings = EmbedderSettings {
+        precision: precision(settings.precision),
+        query_prefix: settings.query_prefix.clone(),
+        passage_prefix: settings.passage_prefix.clone(),
+    };
+    let load = move || PackedEmbedder::load(&folder, &settings, &batches);
+    let embedder: Arc<dyn raglan_pipeline::ports::Embedder> =
+        Arc::new(tokio::task::spawn_blocking(load).await??);
     let embedder_info = embedder.info();
     info!(model = embedder_info.model, dimension = embedder_info.dimension, "embedding model loaded");
     let breaker = CircuitBreaker::new("embedder", BreakerSettings::default());
     Ok(EmbedderSlot::Ready(Arc::new(BreakerEmbedder::new(embedder, breaker))))
 }
 
-async fn load_reranker(path: &Path, threads: usize) -> anyhow::Result<Arc<dyn Reranker>> {
-    let path = path.to_owned();
-    let reranker = tokio::task::spawn_blocking(move || {
-        CandleReranker::load(&ModelFolder::open(&path)?, &batches(threads))
-    })
-    .await??;
+async fn load_reranker(path: &Path, settings: &config::Models) -> anyhow::Result<Arc<dyn Reranker>> {
+    let (path, batches) = (path.to_owned(), batches(settings.embedding.threads));
+    let precision = precision(settings.reranker.precision);
+    let load = move || PackedReranker::load(&ModelFolder::open(&path)?, precision, &batches);
+    let reranker = tokio::task::spawn_blocking(load).await??;
     info!(model = reranker.model(), "re-ranker loaded");
     Ok(Arc::new(reranker))
 }

@@ -97,13 +97,24 @@ pub struct Models {
 pub struct EmbeddingModel {
     pub name: String,
     pub path: Option<PathBuf>,
+    pub precision: Precision,
+    pub query_prefix: Option<String>,
+    pub passage_prefix: Option<String>,
     pub threads: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    Int8,
+    F32,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RerankerModel {
     pub path: Option<PathBuf>,
+    pub precision: Precision,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -38,7 +38,8 @@ pub struct Ranking {
     pub documents: Vec<(String, f32)>,
     /// Titles of the first few, where they have any.
     pub titles: BTreeMap<String, String>,
-    /// From the request to the whole answer, in milliseconds; none where it was read from a file.
+    /// How long a search for as many passages as the pipeline gives took, from the request to the whole answer, in milliseconds; none where the
+    /// ranking was read from a file.
     pub took_ms: Option<f64>,
     /// What could not take part.
     pub degraded: Vec<String>,
@@ -49,7 +50,7 @@ pub const SHOWN: usize = 3;
 
 /// Asks every question that can be judged; what is found, in the order of the questions.
 ///
-/// One search is made before, and not counted: it finds what is wrong with the settings, and wakes what sleeps.
+/// One question is asked before, and not counted: it finds what is wrong with the settings, and wakes what sleeps.
 pub async fn rank(
     api: &Api,
     settings: &SearchSettings,
@@ -76,40 +77,32 @@ pub async fn rank(
         .try_collect()
         .await?;
     let (bar, done) = bar.into_inner();
-    bar.finish(&format!("searched {done} times in {:.1} s", bar.elapsed().as_secs_f64()));
+    bar.finish(&format!("searched for {done} questions in {:.1} s", bar.elapsed().as_secs_f64()));
     Ok(ranked)
 }
 
+/// Searches twice: first as anybody would, which is timed, and then as deep as rankings are measured.
 async fn search(api: &Api, settings: &SearchSettings, question: &Question) -> anyhow::Result<Ranking> {
-    let mut body = json!({
-        "query": question.text,
-        "collection": settings.collection,
-        "top_k": settings.depth,
-        "per_document": 1,
-    });
+    let mut body = json!({"query": question.text, "collection": settings.collection});
     for (field, value) in [("mode", &settings.mode), ("pipeline", &settings.pipeline)] {
         if let Some(value) = value {
             body[field] = json!(value);
         }
     }
-    let refused = |status: &ApiError| match status {
-        ApiError::Refused { status: 422, .. } => format!(
-            "question {:?} was refused ({} documents were asked for; --depth asks for fewer)",
-            question.id, settings.depth
-        ),
-        _ => format!("question {:?}", question.id),
-    };
-    let (answer, took) = patiently(async || {
+    let place = || format!("question {:?}", question.id);
+    let took = patiently(async || {
         let begun = Instant::now();
-        let answer: Value = api.post("/v1/search", &body).await?;
-        Ok((answer, begun.elapsed()))
+        api.post::<Value>("/v1/search", &body).await?;
+        Ok(begun.elapsed())
     })
     .await
-    .map_err(|error| {
-        let said = refused(&error);
-        anyhow::Error::new(error).context(said)
+    .with_context(place)?;
+    body["top_k"] = json!(settings.depth);
+    body["per_document"] = json!(1);
+    let answer = patiently(async || api.post("/v1/search", &body).await).await.with_context(|| {
+        format!("{} ({} documents were asked for; --depth asks for fewer)", place(), settings.depth)
     })?;
-    let mut ranking = ranking(&answer).with_context(|| format!("question {:?}", question.id))?;
+    let mut ranking = ranking(&answer).with_context(place)?;
     ranking.took_ms = Some(milliseconds(took));
     Ok(ranking)
 }

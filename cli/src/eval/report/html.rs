@@ -7,19 +7,9 @@ use super::{
     plot::{self, Bar},
     summary::{Comparison, Summary, SystemSummary},
 };
-use crate::eval::{
-    dataset::{Naming, Question},
-    measures::Of,
-    search::SHOWN,
-};
+use crate::eval::{dataset::Naming, measures::Of};
 
 const STYLE: &str = include_str!("page.css");
-
-/// So many questions stand in each list of what went wrong.
-const LISTED: usize = 25;
-
-/// The longest text of a question, an answer or a title that is shown whole, in characters.
-const LONGEST: usize = 600;
 
 /// Text for the page: what HTML reads as markup is written out, and what no document may hold is left out.
 pub(super) fn escape(text: &str) -> Cow<'_, str> {
@@ -44,14 +34,6 @@ pub(super) fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// A text of moderate length, escaped.
-fn shown(text: &str) -> String {
-    match text.char_indices().nth(LONGEST) {
-        Some((at, _)) => format!("{} …", escape(&text[..at])),
-        None => escape(text).into_owned(),
-    }
-}
-
 /// The page.
 pub fn page(evaluation: &Evaluation, summary: &Summary, naming: Naming) -> String {
     let page = Page { evaluation, summary, naming };
@@ -70,6 +52,7 @@ pub fn page(evaluation: &Evaluation, summary: &Summary, naming: Naming) -> Strin
         page.spread(),
         page.latency(),
         page.worst(),
+        page.changes(),
         page.answers_to_look_at(),
         page.meaning(),
     ] {
@@ -79,10 +62,11 @@ pub fn page(evaluation: &Evaluation, summary: &Summary, naming: Naming) -> Strin
     out
 }
 
-struct Page<'a> {
-    evaluation: &'a Evaluation,
-    summary: &'a Summary,
-    naming: Naming,
+/// What a page is made of.
+pub(super) struct Page<'a> {
+    pub(super) evaluation: &'a Evaluation,
+    pub(super) summary: &'a Summary,
+    pub(super) naming: Naming,
 }
 
 impl Page<'_> {
@@ -133,6 +117,9 @@ impl Page<'_> {
                 let value = if as_share { percent(mean) } else { format!("{mean:.3}") };
                 figures.push(format!("<b>{value}</b>{}{of}", escape(&one.title)));
             }
+        }
+        if let Some(words) = summary.answers.as_ref().and_then(|answers| answers.words_median) {
+            figures.push(format!("<b>{words:.0}</b>Words of an answer, median{of}"));
         }
         if let Some(took) = summary.search.as_ref().and_then(|search| search.took) {
             figures.push(format!("<b>{:.1} ms</b>Search, median{of}", took.p50_ms));
@@ -290,7 +277,7 @@ impl Page<'_> {
         let zero = values[0].iter().filter(|value| **value <= 0.0).count();
         let plot = plot::histogram(
             &format!("How many questions have which {main}"),
-            &format!("{main} of a question: 0, then up to …, then 1"),
+            &format!("{main} of a question"),
             &plot::share_columns(&values),
         );
         format!(
@@ -311,10 +298,10 @@ impl Page<'_> {
                 continue;
             }
             let title = format!("How long it took to {what}");
-            let plot = plot::histogram(&title, "milliseconds, up to …", &plot::time_columns(&times));
-            let _ = write!(
+            let plot = plot::histogram(&title, "milliseconds", &plot::time_columns(&times));
+            let _ = writeln!(
                 out,
-                "{}<figure>{plot}<figcaption>{title}, as the client saw it: number of questions by milliseconds (columns grow by equal factors).{}</figcaption></figure>\n",
+                "{}<figure>{plot}<figcaption>{title}, as the client saw it: number of questions by milliseconds (columns grow by equal factors).{}</figcaption></figure>",
                 self.legend(),
                 self.times_in_words(what)
             );
@@ -340,133 +327,6 @@ impl Page<'_> {
                 );
             }
         }
-        out
-    }
-
-    /// The questions on which the first system's ranking is worst.
-    fn worst(&self) -> String {
-        let Some(system) = self.evaluation.systems.first() else { return String::new() };
-        let main = self.evaluation.cuts.main();
-        let Some(measure) = system.measure(&format!("ndcg@{main}")) else { return String::new() };
-        let mut values: Vec<(f64, usize)> =
-            measure.values.iter().enumerate().filter_map(|(at, value)| Some(((*value)?, at))).collect();
-        values.retain(|(value, _)| *value < 1.0);
-        values.sort_by(|(a, a_at), (b, b_at)| a.total_cmp(b).then(a_at.cmp(b_at)));
-        if values.is_empty() {
-            return "<h2>Worst questions</h2>\n<p>Every question has its relevant documents first.</p>\n"
-                .to_owned();
-        }
-        let mut out = format!(
-            "<h2>Worst questions</h2>\n<div class=\"scroll\"><table><caption>The {} questions with the lowest nDCG@{main} ({})</caption><thead><tr>\
-             <th scope=\"col\">Question</th><th scope=\"col\" class=\"n\">nDCG@{main}</th><th scope=\"col\">Expected</th><th scope=\"col\">Found first</th></tr></thead><tbody>",
-            values.len().min(LISTED),
-            escape(&system.label)
-        );
-        for (value, at) in values.into_iter().take(LISTED) {
-            let question = &self.evaluation.questions[at];
-            let ids: Vec<&str> = system.rankings[at]
-                .iter()
-                .flat_map(|ranking| ranking.documents.iter().map(|(id, _)| id.as_str()))
-                .collect();
-            let _ = write!(
-                out,
-                "<tr><th scope=\"row\">{}<br/><span class=\"soft\">{}</span></th><td class=\"n\">{value:.3}</td><td>{}</td><td>{}</td></tr>",
-                shown(&question.text),
-                shown(&question.id),
-                self.expected(question, &ids),
-                list(ids.iter().take(SHOWN).map(|id| self.named(id)))
-            );
-        }
-        out.push_str("</tbody></table></div>\n");
-        out
-    }
-
-    /// The relevant documents of a question, each with the place where it was found.
-    fn expected(&self, question: &Question, found: &[&str]) -> String {
-        let relevant: Vec<&str> = question.relevant().collect();
-        let more = relevant.len().saturating_sub(5);
-        let mut items: Vec<String> = relevant
-            .iter()
-            .take(5)
-            .map(|name| {
-                let rank = found.iter().position(|id| self.naming.is(name, id));
-                let place = rank.map_or("not found".to_owned(), |at| format!("rank {}", at + 1));
-                format!("{} <span class=\"soft\">({place})</span>", self.named(name))
-            })
-            .collect();
-        if more > 0 {
-            items.push(format!("and {more} more"));
-        }
-        list(items)
-    }
-
-    fn named(&self, id: &str) -> String {
-        match self.evaluation.titles.get(id) {
-            Some(title) if !title.is_empty() && title != id => {
-                format!("{} <span class=\"soft\">{}</span>", shown(title), shown(id))
-            }
-            _ => shown(id),
-        }
-    }
-
-    /// Wrong answers, wrong refusals, and answers to what has none.
-    fn answers_to_look_at(&self) -> String {
-        let Some(system) = self.evaluation.systems.first().filter(|system| !system.answers.is_empty()) else {
-            return String::new();
-        };
-        let zero = |key: &str, at: usize| {
-            system.measure(key).is_some_and(|measure| measure.values[at].is_some_and(|value| value <= 0.0))
-        };
-        let one = |key: &str, at: usize| {
-            system.measure(key).is_some_and(|measure| measure.values[at].is_some_and(|value| value > 0.0))
-        };
-        let mut out = String::new();
-        for (title, holds) in [
-            ("Not found, though answerable", &(|at| one("wrong_refusal", at)) as &dyn Fn(usize) -> bool),
-            ("Answered, without the right answer in it", &|at| {
-                zero("answer_contains", at) && zero("wrong_refusal", at)
-            }),
-            ("Answered, though unanswerable", &|at| {
-                zero("unanswerable_not_found", at) || zero("held_out_not_found", at)
-            }),
-        ] {
-            let all: Vec<usize> = (0..self.evaluation.questions.len()).filter(|at| holds(*at)).collect();
-            if !all.is_empty() {
-                out.push_str(&self.answers(system, title, &all));
-            }
-        }
-        if out.is_empty() { out } else { format!("<h2>Answers to look at</h2>\n{out}") }
-    }
-
-    fn answers(&self, system: &System, title: &str, all: &[usize]) -> String {
-        let first = if all.len() > LISTED { format!(", the first {LISTED}") } else { String::new() };
-        let mut out = format!(
-            "<div class=\"scroll\"><table><caption>{title}: {} questions{first} ({})</caption><thead><tr><th scope=\"col\">Question</th>\
-             <th scope=\"col\">Right answer</th><th scope=\"col\">Answered</th><th scope=\"col\">Sources</th></tr></thead><tbody>",
-            all.len(),
-            escape(&system.label)
-        );
-        for at in all.iter().take(LISTED) {
-            let question = &self.evaluation.questions[*at];
-            let Some(answer) = &system.answers[*at] else { continue };
-            let golds = if question.unanswerable && !question.held_out {
-                "none".to_owned()
-            } else {
-                list(question.answers.iter().map(|gold| shown(gold)))
-            };
-            let said = match &answer.failed {
-                Some(reason) => format!("<span class=\"bad\">{}</span>", shown(reason)),
-                None => shown(&answer.text),
-            };
-            let _ = write!(
-                out,
-                "<tr><th scope=\"row\">{}<br/><span class=\"soft\">{}</span></th><td>{golds}</td><td>{said}</td><td>{}</td></tr>",
-                shown(&question.text),
-                shown(&question.id),
-                list(answer.cited.iter().map(|id| self.named(id)))
-            );
-        }
-        out.push_str("</tbody></table></div>\n");
         out
     }
 
@@ -528,12 +388,6 @@ fn comparison_row(row: &Comparison) -> String {
         difference.p,
         difference.equal
     )
-}
-
-/// Items that are escaped already, as a list; a dash where there are none.
-fn list(items: impl IntoIterator<Item = String>) -> String {
-    let items: String = items.into_iter().map(|item| format!("<li>{item}</li>")).collect();
-    if items.is_empty() { "–".to_owned() } else { format!("<ul class=\"plain\">{items}</ul>") }
 }
 
 fn percent(share: f64) -> String {
@@ -613,6 +467,7 @@ mod tests {
             "(rank 3)",
             "nDCG@10",
             "no clear difference",
+            "Largest changes",
             "prefers-color-scheme: dark",
         ] {
             assert!(text.contains(expected), "{expected:?} is not in\n{text}");

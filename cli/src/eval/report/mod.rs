@@ -1,6 +1,7 @@
 //! Showing what was measured: a table for a terminal, JSON for programs, a page for people, and a line for each question.
 
 mod html;
+mod lists;
 mod per_query;
 mod plot;
 mod summary;

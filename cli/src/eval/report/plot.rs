@@ -153,7 +153,7 @@ pub fn share_columns(values: &[Vec<f64>]) -> Vec<Column> {
     let name = |at: usize| match at {
         0 => "0".to_owned(),
         11 => "1".to_owned(),
-        part => format!("–{:.1}", as_f64(part) / 10.0),
+        part => format!("< {:.1}", as_f64(part) / 10.0),
     };
     columns(12, name, values, place)
 }
@@ -174,7 +174,7 @@ pub fn time_columns(values: &[Vec<f64>]) -> Vec<Column> {
     let place = |value: f64| ((value.max(least) / least).ln() / width).floor() as usize;
     let ends = |at: usize| {
         let end = least * (width * as_f64(at + 1)).exp();
-        if end < 10.0 { format!("–{end:.1}") } else { format!("–{end:.0}") }
+        if end < 10.0 { format!("< {end:.1}") } else { format!("< {end:.0}") }
     };
     columns(place(most) + 1, ends, values, place)
 }
@@ -218,7 +218,7 @@ mod tests {
         let first: Vec<usize> = columns.iter().map(|column| column.counts[0]).collect();
         assert_eq!(first, [1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(columns[6].counts, [0, 1]);
-        assert_eq!((columns[1].name.as_str(), columns[11].name.as_str()), ("–0.1", "1"));
+        assert_eq!((columns[1].name.as_str(), columns[11].name.as_str()), ("< 0.1", "1"));
 
         let times = [vec![1.0, 1.2, 2.1, 100.0], vec![3.0]];
         let columns = time_columns(&times);

@@ -181,7 +181,11 @@ impl Summary {
             [first, second] => compare(first, second, bootstrap),
             _ => Vec::new(),
         };
+        let systems: Vec<SystemSummary> =
+            evaluation.systems.iter().map(|system| system_summary(evaluation, system, bootstrap)).collect();
+        let own = systems.iter().flat_map(notes);
         Self {
+            notes: evaluation.notes.iter().cloned().chain(own).collect(),
             dataset: DatasetSummary {
                 name: evaluation.dataset.clone(),
                 questions: evaluation.questions.len(),
@@ -193,13 +197,8 @@ impl Summary {
             },
             seed: evaluation.seed,
             depth: evaluation.cuts.depth,
-            systems: evaluation
-                .systems
-                .iter()
-                .map(|system| system_summary(evaluation, system, bootstrap))
-                .collect(),
+            systems,
             comparison,
-            notes: evaluation.notes.clone(),
             at: evaluation.at,
         }
     }
@@ -274,6 +273,34 @@ fn answers_summary(evaluation: &Evaluation, system: &System) -> Option<AnswersSu
     })
 }
 
+/// What a system's figures do not say by themselves.
+fn notes(system: &SystemSummary) -> Vec<String> {
+    let SystemSummary { label, search, answers, .. } = system;
+    let mut notes = Vec::new();
+    let mut without = |what: &str, all: usize, degraded: &BTreeMap<String, usize>| {
+        for (part, count) in degraded {
+            notes.push(format!(
+                "{label}: {count} of {all} {what} had to do without {part}; the figures are not those of a server that has all its parts."
+            ));
+        }
+    };
+    if let Some(search) = search {
+        without("searches", search.searches, &search.degraded);
+    }
+    let Some(answers) = answers else { return notes };
+    without("answers", answers.asked, &answers.degraded);
+    if answers.failed > 0 {
+        notes.push(format!("{label}: {} jobs did not succeed; they count as not found.", answers.failed));
+    }
+    if answers.held_out_answered_right > 0 {
+        notes.push(format!(
+            "{label}: {} of the held-out questions were answered right all the same: other documents hold the answer too.",
+            answers.held_out_answered_right
+        ));
+    }
+    notes
+}
+
 fn counts<'a>(names: impl Iterator<Item = &'a String>) -> BTreeMap<String, usize> {
     names.fold(BTreeMap::new(), |mut counts, name| {
         *counts.entry(name.clone()).or_default() += 1;
@@ -346,6 +373,22 @@ mod tests {
         assert_eq!(ndcg.clear(), Some(false));
         let refusals = summary.comparison.iter().find(|one| one.measure == "wrong_refusal").unwrap();
         assert_eq!((refusals.clear(), refusals.lower_is_better), (None, true));
+    }
+
+    #[test]
+    fn what_the_figures_do_not_say_is_noted() {
+        let mut example = example();
+        let system = &mut example.systems[0];
+        system.rankings[0].as_mut().unwrap().degraded = vec!["embedder".to_owned()];
+        system.answers[1].as_mut().unwrap().failed = Some("failed: no".to_owned());
+        example.questions[0].held_out = true;
+        let notes = Summary::of(&example).notes;
+        assert_eq!(notes.len(), 5, "{notes:#?}");
+        assert_eq!(notes[0], "one note & <another>");
+        assert!(notes[1].starts_with("hybrid: 1 of 2 searches had to do without embedder"));
+        assert!(notes[2].starts_with("hybrid: 1 jobs did not succeed"));
+        assert!(notes[3].starts_with("hybrid: 1 of the held-out questions were answered right"));
+        assert!(notes[4].starts_with("keyword: 1 of the held-out"));
     }
 
     #[test]

@@ -97,12 +97,9 @@ fn search_line(search: &SearchSummary) -> String {
     }
     let _ = write!(
         text,
-        "; {} searches, {:.0} documents each in the median",
+        "; {} questions, {:.0} documents found in the median",
         search.searches, search.documents_found
     );
-    for (part, count) in &search.degraded {
-        let _ = write!(text, "; {count} without {part}");
-    }
     text
 }
 
@@ -115,20 +112,7 @@ fn answers_lines(answers: &AnswersSummary) -> String {
     if let (Some(median), Some(p90)) = (answers.words_median, answers.words_p90) {
         let _ = write!(out, "; {median:.0} words in the median, {p90:.0} at p90");
     }
-    if answers.failed > 0 {
-        let _ = write!(out, "; {} jobs failed", answers.failed);
-    }
-    for (part, count) in &answers.degraded {
-        let _ = write!(out, "; {count} without {part}");
-    }
     let _ = writeln!(out, "; written by {}", answers.models.join(", "));
-    if answers.held_out_answered_right > 0 {
-        let _ = writeln!(
-            out,
-            "  {} of the held-out questions were answered right all the same: other documents hold the answer too",
-            answers.held_out_answered_right
-        );
-    }
     out
 }
 
@@ -141,8 +125,8 @@ fn comparison(first: &str, second: &str, rows: &[Comparison]) -> String {
     let mut out = format!("{second} less {first}\n");
     let _ = writeln!(
         out,
-        "  {:<width$}{:>9}{:>9}{:>12}  {:<20}{:>8}  {}",
-        "", "first", "second", "difference", "95 % interval", "p", "better/equal/worse"
+        "  {:<width$}{:>9}{:>9}{:>12}  {:<20}{:>8}  better/equal/worse",
+        "", "first", "second", "difference", "95 % interval", "p"
     );
     for row in rows {
         let difference = &row.difference;
@@ -189,7 +173,7 @@ mod tests {
             "               @1      @10\n",
             "  Recall         0.7500   1.0000\n",
             "  MRR@10         1.0000  95 % 1.0000 to 1.0000\n",
-            "  searches    p50 3.0 ms, p90 5.0 ms, p99 5.0 ms; 2 searches, 2 documents each in the median\n",
+            "  searches    p50 3.0 ms, p90 5.0 ms, p99 5.0 ms; 2 questions, 2 documents found in the median\n",
             "  Right answer in it            50.0 %",
             "; 3 asked, 2 found; 3 words in the median, 3 at p90; written by extractive\n",
             "keyword less hybrid\n",

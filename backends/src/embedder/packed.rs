@@ -1,51 +1,74 @@
-//! Sentence embeddings by a BERT on candle, on the CPU.
+//! Sentence embeddings by a BERT-family encoder in this process, on the CPU.
 
 mod config;
+mod pooling;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use raglan_encoder::{Encoder, Weights};
 use raglan_pipeline::{
     domain::{EmbedPurpose, Embedding},
     ports::{Embedder, EmbedderInfo, ModelError, Tokenize},
 };
 
-use self::config::{EmbeddingConfig, Pooling};
+use self::{config::EmbeddingConfig, pooling::Pooling};
 use crate::models::{
-    BatchSettings, Batcher, Encoder, Lane, LoadError, Model, ModelFolder, ModelTokenizer, Sequence,
+    BatchSettings, Batcher, Lane, LoadError, Model, ModelFolder, ModelTokenizer, Precision, Sequence, report,
 };
 
-/// An [`Embedder`] that runs a BERT in this process.
+/// What a model's folder leaves open.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EmbedderSettings {
+    /// In which numbers the model computes.
+    pub precision: Precision,
+    /// The text put before a question. None: what the model's folder says.
+    pub query_prefix: Option<String>,
+    /// The text put before a passage. None: what the model's folder says.
+    pub passage_prefix: Option<String>,
+}
+
+/// An [`Embedder`] that runs an encoder in this process.
 ///
-/// Everything that decides the vectors is read from the model's folder: pooling from `1_Pooling/config.json` (mean where there
-/// is none), the number of tokens from `sentence_bert_config.json` or `tokenizer_config.json`, the texts put before a question or
-/// a passage from `config_sentence_transformers.json`. Questions overtake passages. Dropping it waits for the batches that run.
-pub struct CandleEmbedder {
+/// What decides the vectors is read from the model's folder: pooling from `1_Pooling/config.json` (mean where there is none), the
+/// number of tokens from `sentence_bert_config.json` or `tokenizer_config.json`, the texts put before a question or a passage from
+/// `config_sentence_transformers.json`. Vectors have unit length whether or not the model asks for it. Questions overtake passages. Dropping it
+/// waits for the batches that run.
+pub struct PackedEmbedder {
     info: EmbedderInfo,
     config: EmbeddingConfig,
     tokenizer: Arc<ModelTokenizer>,
     batcher: Batcher,
 }
 
-impl CandleEmbedder {
+impl PackedEmbedder {
     /// Loads a model and starts its threads. Blocks for as long as reading the weights takes: call it off the runtime.
     ///
     /// # Errors
     /// [`LoadError`] where a file is missing or wrong, or the model is none that can be run.
-    pub fn load(folder: &ModelFolder, settings: &BatchSettings) -> Result<Self, LoadError> {
-        let loaded = Encoder::load(folder)?;
-        let config = EmbeddingConfig::read(folder, loaded.config.max_position_embeddings)?;
+    pub fn load(
+        folder: &ModelFolder,
+        settings: &EmbedderSettings,
+        batches: &BatchSettings,
+    ) -> Result<Self, LoadError> {
+        let mut weights = Weights::open(folder.path())?;
+        let encoder = Encoder::load(folder.path(), &mut weights, settings.precision)?;
+        let config = EmbeddingConfig::read(folder, settings, encoder.config().positions())?;
         let tokenizer = Arc::new(ModelTokenizer::load(folder)?);
-        let dimension = loaded.config.hidden_size;
-        let model = SentenceModel { encoder: loaded.encoder, pooling: config.pooling, dimension };
-        let batcher = Batcher::start("embedder", Arc::new(model), settings).map_err(LoadError::Thread)?;
-        let info = EmbedderInfo { model: config.model_id(folder), dimension, max_tokens: config.max_tokens };
+        let info = EmbedderInfo {
+            model: config.model_id(folder, settings.precision),
+            dimension: encoder.config().width,
+            max_tokens: config.max_tokens,
+        };
+        report("embedder", &info.model, &encoder);
+        let model = SentenceModel { encoder, pooling: config.pooling };
+        let batcher = Batcher::start("embedder", Arc::new(model), batches).map_err(LoadError::Thread)?;
         Ok(Self { info, config, tokenizer, batcher })
     }
 }
 
 #[async_trait]
-impl Embedder for CandleEmbedder {
+impl Embedder for PackedEmbedder {
     fn info(&self) -> &EmbedderInfo {
         &self.info
     }
@@ -91,47 +114,16 @@ impl Embedder for CandleEmbedder {
 struct SentenceModel {
     encoder: Encoder,
     pooling: Pooling,
-    dimension: usize,
 }
 
 impl Model for SentenceModel {
     fn run(&self, batch: &[&Sequence]) -> Result<Vec<Vec<f32>>, String> {
-        let pool = || -> candle_core::Result<Vec<Vec<f32>>> {
-            let hidden = self.encoder.forward(batch)?;
-            batch
-                .iter()
-                .enumerate()
-                .map(|(index, sequence)| {
-                    let tokens = match self.pooling {
-                        Pooling::Mean => sequence.len(),
-                        Pooling::First => 1,
-                    };
-                    Ok(pooled(&hidden.tokens(index, tokens)?, self.dimension))
-                })
-                .collect()
-        };
-        pool().map_err(|error| error.to_string())
+        let width = self.encoder.config().width;
+        self.encoder.run(batch, |mut states| {
+            let pool = |sequence: &&Sequence| self.pooling.vector(states.next(sequence.len()), width);
+            batch.iter().map(pool).collect()
+        })
     }
-}
-
-/// The mean of the tokens' states, scaled to unit length. The scale makes dividing by their number unnecessary.
-fn pooled(states: &[f32], dimension: usize) -> Vec<f32> {
-    let mut sum = vec![0_f32; dimension];
-    for state in states.chunks_exact(dimension) {
-        for (total, value) in sum.iter_mut().zip(state) {
-            *total += value;
-        }
-    }
-    let length = sum.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-    if length > 0.0 {
-        for value in &mut sum {
-            *value = (f64::from(*value) / length) as f32;
-        }
-    } else if let Some(first) = sum.first_mut() {
-        // No direction at all: any is as good, and a vector of length zero would break every search.
-        *first = 1.0;
-    }
-    sum
 }
 
 #[cfg(test)]

@@ -6,12 +6,20 @@ use serde_json::json;
 use super::*;
 use crate::models::{self, ModelSource, ModelSpec, NoProgress, tiny};
 
-fn load(files: &[(&str, serde_json::Value)]) -> Result<CandleEmbedder, LoadError> {
+fn load(files: &[(&str, serde_json::Value)]) -> Result<PackedEmbedder, LoadError> {
     let folder = tempfile::tempdir().unwrap();
-    CandleEmbedder::load(&tiny::embedder(folder.path(), files), &tiny::settings())
+    load_with(&tiny::embedder(folder.path(), files), &EmbedderSettings::default())
 }
 
-async fn embed(embedder: &CandleEmbedder, texts: &[&str]) -> Vec<Embedding> {
+fn load_with(folder: &ModelFolder, settings: &EmbedderSettings) -> Result<PackedEmbedder, LoadError> {
+    PackedEmbedder::load(folder, settings, &tiny::settings())
+}
+
+fn precise(precision: Precision) -> EmbedderSettings {
+    EmbedderSettings { precision, ..EmbedderSettings::default() }
+}
+
+async fn embed(embedder: &PackedEmbedder, texts: &[&str]) -> Vec<Embedding> {
     let texts = texts.iter().map(|text| (*text).to_owned()).collect();
     embedder.embed(texts, EmbedPurpose::Passage).await.unwrap()
 }
@@ -22,20 +30,49 @@ fn cosine(a: &Embedding, b: &Embedding) -> f32 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tiny_model_keeps_the_contract() {
-    contract::models::embedder::run_all(Arc::new(load(&[]).unwrap())).await;
+    for precision in [Precision::F32, Precision::Int8] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = tiny::embedder(folder.path(), &[]);
+        contract::models::embedder::run_all(Arc::new(load_with(&model, &precise(precision)).unwrap())).await;
+    }
+}
+
+#[tokio::test]
+async fn vectors_of_one_precision_are_not_taken_for_the_other_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny::embedder(folder.path(), &[]);
+    let [exact, fast] =
+        [Precision::F32, Precision::Int8].map(|precision| load_with(&model, &precise(precision)).unwrap());
+    assert_eq!(exact.info().model, format!("{}-mean-48-f32", model.id()));
+    assert_eq!(fast.info().model, format!("{}-mean-48-int8", model.id()));
+    let texts = ["password", "the harvest begins"];
+    for (exact, fast) in embed(&exact, &texts).await.iter().zip(&embed(&fast, &texts).await) {
+        let likeness = cosine(exact, fast);
+        assert!((0.99..0.999_999_9).contains(&likeness), "{likeness}");
+    }
 }
 
 #[tokio::test]
 async fn the_folder_decides_pooling_length_and_prefixes_and_the_name_tells() {
     let plain = load(&[]).unwrap();
     assert_eq!((plain.info().dimension, plain.info().max_tokens), (32, 48));
-    assert!(plain.info().model.ends_with("-mean-48"), "{}", plain.info().model);
+    assert!(plain.info().model.ends_with("-mean-48-int8"), "{}", plain.info().model);
 
     let first_token = json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false});
     let cls = load(&[("1_Pooling/config.json", first_token)]).unwrap();
-    assert!(cls.info().model.ends_with("-cls-48"), "{}", cls.info().model);
+    assert!(cls.info().model.ends_with("-cls-48-int8"), "{}", cls.info().model);
     let texts = ["password"];
     assert!(cosine(&embed(&plain, &texts).await[0], &embed(&cls, &texts).await[0]) < 0.99);
+
+    let max = load(&[("1_Pooling/config.json", json!({"pooling_mode_max_tokens": true}))]).unwrap();
+    assert!(max.info().model.ends_with("-max-48-int8"), "{}", max.info().model);
+    assert!(cosine(&embed(&plain, &texts).await[0], &embed(&max, &texts).await[0]) < 0.99);
+    let elsewhere = json!([{"path": "", "type": "sentence_transformers.models.Transformer"},
+                           {"path": "9_Pooling", "type": "sentence_transformers.models.Pooling"}]);
+    let named =
+        load(&[("modules.json", elsewhere), ("9_Pooling/config.json", json!({"pooling_mode": "cls"}))])
+            .unwrap();
+    assert!(named.info().model.ends_with("-cls-48-int8"), "{}", named.info().model);
 
     let short = load(&[("sentence_bert_config.json", json!({"max_seq_length": 6}))]).unwrap();
     assert_eq!(short.info().max_tokens, 6);
@@ -52,6 +89,16 @@ async fn the_folder_decides_pooling_length_and_prefixes_and_the_name_tells() {
     let spelt_out = &embed(&plain, &["question harvest"]).await[0];
     assert!(cosine(&asked[0], spelt_out) > 0.999);
     assert!(cosine(&embed(&prefixed, &["harvest"]).await[0], &embed(&plain, &["harvest"]).await[0]) > 0.999);
+
+    let folder = tempfile::tempdir().unwrap();
+    let prompts = json!({"prompts": {"query": "question ", "web": "page "}, "default_prompt_name": "web"});
+    let model = tiny::embedder(folder.path(), &[("config_sentence_transformers.json", prompts)]);
+    let told = EmbedderSettings { query_prefix: Some("asked: ".to_owned()), ..EmbedderSettings::default() };
+    let told = load_with(&model, &told).unwrap();
+    let asked = told.embed(vec!["harvest".to_owned()], EmbedPurpose::Query).await.unwrap();
+    assert!(cosine(&asked[0], &embed(&plain, &["asked: harvest"]).await[0]) > 0.999, "settings go first");
+    let passage = &embed(&told, &["harvest"]).await[0];
+    assert!(cosine(passage, &embed(&plain, &["page harvest"]).await[0]) > 0.999, "then the default prompt");
 }
 
 #[tokio::test]
@@ -82,8 +129,16 @@ fn models_that_cannot_be_run_are_refused_with_the_reason() {
         Ok(_) => panic!("{name} was accepted"),
         Err(error) => error.to_string(),
     };
-    let max = refused("1_Pooling/config.json", json!({"pooling_mode_max_tokens": true}));
-    assert!(max.contains("max_tokens"), "{max}");
+    let last = refused("1_Pooling/config.json", json!({"pooling_mode_lasttoken": true}));
+    assert!(last.contains("lasttoken"), "{last}");
+    let both = refused(
+        "1_Pooling/config.json",
+        json!({"pooling_mode_cls_token": true, "pooling_mode_max_tokens": true}),
+    );
+    assert!(both.contains("cls_token with max_tokens"), "{both}");
+    let dense =
+        refused("modules.json", json!([{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]));
+    assert!(dense.contains("Dense"), "{dense}");
     let short = refused("sentence_bert_config.json", json!({"max_seq_length": 2}));
     assert!(short.contains("2 tokens"), "{short}");
     let torn = refused("1_Pooling/config.json", json!(["not", "an", "object"]));
@@ -94,17 +149,17 @@ fn models_that_cannot_be_run_are_refused_with_the_reason() {
     let config = folder.path().join(models::CONFIG);
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, text.replace("\"bert\"", "\"distilbert\"")).unwrap();
-    let other = CandleEmbedder::load(&model, &tiny::settings()).err().unwrap().to_string();
+    let other = load_with(&model, &EmbedderSettings::default()).err().unwrap().to_string();
     assert!(other.contains("distilbert"), "{other}");
 }
 
 /// The published model, where this machine can have it.
-async fn published() -> Option<CandleEmbedder> {
+async fn published(settings: EmbedderSettings) -> Option<PackedEmbedder> {
     let cache = models::default_cache_dir(std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME"))?;
     let spec = ModelSpec::all_minilm_l6_v2();
     match models::fetch(&spec, &ModelSource::Automatic, &cache, &NoProgress, false).await {
         Ok(folder) => {
-            let load = move || CandleEmbedder::load(&folder, &BatchSettings::default()).unwrap();
+            let load = move || PackedEmbedder::load(&folder, &settings, &BatchSettings::default()).unwrap();
             Some(tokio::task::spawn_blocking(load).await.unwrap())
         }
         Err(error) => {
@@ -117,9 +172,9 @@ async fn published() -> Option<CandleEmbedder> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_published_model_gives_the_published_vectors() {
-    let Some(embedder) = published().await else { return };
+    let Some(embedder) = published(precise(Precision::F32)).await else { return };
     let info = embedder.info();
-    assert_eq!(info.model, "all-MiniLM-L6-v2@53aa51172d14-mean-256");
+    assert_eq!(info.model, "all-MiniLM-L6-v2@53aa51172d14-mean-256-f32");
     assert_eq!((info.dimension, info.max_tokens), (384, 256));
 
     // Computed from the same weights in double precision by a program that shares no code with this one.
@@ -145,5 +200,18 @@ async fn the_published_model_gives_the_published_vectors() {
         let found = cosine(a, b);
         assert!((found - expected).abs() < 1e-4, "the cosine is {found}, not {expected}");
     }
+    let Some(fast) = published(precise(Precision::Int8)).await else { return };
+    for (text, exact) in TEXTS.iter().zip(&embed(&embedder, &TEXTS).await) {
+        let likeness = cosine(exact, &embed(&fast, &[text]).await[0]);
+        assert!(likeness > 0.99, "{text:?} in 8-bit integers has cosine {likeness} to itself");
+    }
     contract::models::embedder::run_all(Arc::new(embedder)).await;
+    contract::models::embedder::run_all(Arc::new(fast)).await;
 }
+
+const TEXTS: [&str; 4] = [
+    "This is an example sentence",
+    "To change your password, open the account settings.",
+    "The harvest of grapes begins in late September.",
+    "42",
+];

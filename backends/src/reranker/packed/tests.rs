@@ -3,14 +3,23 @@ use raglan_pipeline::contract;
 use super::*;
 use crate::models::tiny;
 
-fn load() -> CandleReranker {
+fn load_with(family: &'static str, precision: Precision) -> PackedReranker {
     let folder = tempfile::tempdir().unwrap();
-    CandleReranker::load(&tiny::reranker(folder.path()), &tiny::settings()).unwrap()
+    let model = tiny::reranker(folder.path(), family);
+    PackedReranker::load(&model, precision, &tiny::settings()).unwrap()
+}
+
+fn load() -> PackedReranker {
+    load_with("bert", Precision::Int8)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tiny_model_keeps_the_contract() {
-    contract::models::reranker::run_all(Arc::new(load())).await;
+    for family in ["bert", "xlm-roberta"] {
+        for precision in [Precision::F32, Precision::Int8] {
+            contract::models::reranker::run_all(Arc::new(load_with(family, precision))).await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -36,7 +45,7 @@ async fn the_passage_is_cut_and_the_question_stays() {
 #[test]
 fn an_embedding_model_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let error = CandleReranker::load(&tiny::embedder(folder.path(), &[]), &tiny::settings());
+    let error = PackedReranker::load(&tiny::embedder(folder.path(), &[]), Precision::F32, &tiny::settings());
     let error = error.err().unwrap().to_string();
     assert!(error.contains("no cross-encoder"), "{error}");
 }

@@ -1,0 +1,112 @@
+//! What a sentence-transformers folder says of how its vectors are made.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{EmbedderSettings, pooling::Pooling};
+use crate::models::{LoadError, ModelFolder, Precision, max_tokens};
+
+/// Everything besides weights and precision that changes a model's vectors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct EmbeddingConfig {
+    pub(super) pooling: Pooling,
+    pub(super) max_tokens: usize,
+    pub(super) query_prefix: String,
+    pub(super) passage_prefix: String,
+}
+
+#[derive(Default, Deserialize)]
+struct SentenceTransformers {
+    #[serde(default)]
+    prompts: BTreeMap<String, String>,
+    #[serde(default)]
+    default_prompt_name: Option<String>,
+}
+
+/// A step of a sentence-transformers model.
+#[derive(Deserialize)]
+struct Module {
+    path: String,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+impl EmbeddingConfig {
+    pub(super) fn read(
+        folder: &ModelFolder,
+        settings: &EmbedderSettings,
+        positions: usize,
+    ) -> Result<Self, LoadError> {
+        let sentence: SentenceTransformers =
+            folder.read_json_if_there("config_sentence_transformers.json")?.unwrap_or_default();
+        let prompt = |configured: &Option<String>, names: &[&str]| {
+            let of_names = || names.iter().find_map(|name| sentence.prompts.get(*name));
+            let default = || sentence.prompts.get(sentence.default_prompt_name.as_ref()?);
+            configured.clone().unwrap_or_else(|| of_names().or_else(default).cloned().unwrap_or_default())
+        };
+        Ok(Self {
+            pooling: pooling(folder)?,
+            max_tokens: max_tokens(folder, positions)?,
+            query_prefix: prompt(&settings.query_prefix, &["query"]),
+            passage_prefix: prompt(&settings.passage_prefix, &["document", "passage", "corpus"]),
+        })
+    }
+
+    /// Names the model and all that changes its vectors: `all-MiniLM-L6-v2@53aa51172d14-mean-256-int8`.
+    pub(super) fn model_id(&self, folder: &ModelFolder, precision: Precision) -> String {
+        let mut id = format!("{}-{}-{}", folder.id(), self.pooling.name(), self.max_tokens);
+        if !self.query_prefix.is_empty() || !self.passage_prefix.is_empty() {
+            let hash = Sha256::new()
+                .chain_update(&self.query_prefix)
+                .chain_update([0])
+                .chain_update(&self.passage_prefix)
+                .finalize();
+            id.push_str(&format!("-{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]));
+        }
+        id.push_str(match precision {
+            Precision::Int8 => "-int8",
+            Precision::F32 => "-f32",
+        });
+        id
+    }
+}
+
+/// How the model pools: what `modules.json` names, else `1_Pooling`, else the mean.
+fn pooling(folder: &ModelFolder) -> Result<Pooling, LoadError> {
+    let modules: Option<Vec<Module>> = folder.read_json_if_there("modules.json")?;
+    let mut path = "1_Pooling".to_owned();
+    for module in modules.unwrap_or_default() {
+        match module.kind.rsplit('.').next().unwrap_or_default() {
+            "Transformer" | "Normalize" => {}
+            "Pooling" => path = module.path,
+            other => {
+                let known = "only a transformer, pooling and normalising are known";
+                let reason = format!("its modules.json has a step {other}, and {known}");
+                return Err(LoadError::unsupported(folder.path(), reason));
+            }
+        }
+    }
+    let file = format!("{path}/config.json");
+    let Some(config) = folder.read_json_if_there::<BTreeMap<String, Value>>(&file)? else {
+        return Ok(Pooling::Mean);
+    };
+    let named = config.get("pooling_mode").and_then(Value::as_str);
+    let switched = config
+        .iter()
+        .filter(|(_, on)| **on == Value::Bool(true))
+        .filter_map(|(name, _)| name.strip_prefix("pooling_mode_"));
+    let modes: Vec<&str> = named.into_iter().chain(switched).collect();
+    let known = match modes[..] {
+        [mode] => Pooling::named(mode),
+        _ => None,
+    };
+    known.ok_or_else(|| {
+        let modes = modes.join(" with ");
+        let known =
+            "only mean_tokens, cls_token, max_tokens and mean_sqrt_len_tokens are known, one at a time";
+        LoadError::unsupported(folder.path(), format!("its pooling is {modes}, and {known}"))
+    })
+}
