@@ -32,6 +32,7 @@ use super::{
     compaction,
     files::{Files, Loaded, Origin},
     graph::{Query, Shape, norm},
+    plan::Case,
     rows::Bytes,
     shard::{Scope, Shard},
 };
@@ -145,6 +146,12 @@ impl UsearchIndex {
     ) -> PortResult<T> {
         let inner = self.inner.clone();
         replica::blocking(move || work(&inner)).await
+    }
+
+    /// How many candidates a walk keeps in a collection of so many vectors, when so many hits are wanted.
+    #[must_use]
+    pub fn candidates(&self, vectors: usize, limit: usize) -> usize {
+        Case { all: vectors, allowed: vectors, limit }.candidates(&self.inner.shape.settings)
     }
 
     /// What it consists of now.
