@@ -4,6 +4,7 @@
 //! cargo run --release -p raglan-load-tests -- ingest --dataset DIR --pid PID
 //! cargo run --release -p raglan-load-tests -- searchers --dataset DIR --searchers 1 10 50 --seconds 20
 //! cargo run --release -p raglan-load-tests -- start --binary target/release/raglan --data-dir DIR
+//! cargo run --release -p raglan-load-tests -- embed --dataset DIR --model DIR --embeddings FILE --questions FILE
 //! cargo run --release -p raglan-load-tests -- vectors --embeddings FILE --questions FILE --count 1000000 --dir DIR
 //! cargo run --release -p raglan-load-tests -- keyword --dataset DIR --count 1000000 --dir DIR
 //! ```
@@ -31,6 +32,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Embed(indexes::embed::Embed),
     Ingest(ingest::Ingest),
     Keyword(indexes::keyword::Keyword),
     Searchers(searchers::Searchers),
@@ -41,6 +43,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Embed(embed) => indexes::embed::run(&embed).await,
         Command::Ingest(ingest) => ingest::run(&ingest).await,
         Command::Keyword(keyword) => indexes::keyword::run(&keyword).await,
         Command::Searchers(searchers) => searchers::run(&searchers).await,

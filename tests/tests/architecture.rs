@@ -130,7 +130,7 @@ fn a_wrong_arrow_is_seen() {
         ("raglan-backends", "raglan-api", "raglan-backends depends on raglan-api"),
         ("raglan-encoder", "raglan-pipeline", "raglan-encoder depends on raglan-pipeline"),
         ("raglan-pipeline", "raglan-encoder", "raglan-pipeline depends on raglan-encoder"),
-        ("raglan-load-tests", "raglan-backends", "raglan-load-tests depends on raglan-backends"),
+        ("raglan-load-tests", "raglan-api", "raglan-load-tests depends on raglan-api"),
         ("raglan-encoder", "candle-core", "raglan-encoder names the driver candle-core"),
         ("raglan-api", "raglan-backends", "raglan-api depends on raglan-backends"),
         ("raglan-workers", "raglan-api", "raglan-workers depends on raglan-api"),

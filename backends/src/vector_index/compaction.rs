@@ -152,7 +152,8 @@ impl Copy {
         let first = self.graph.len() as u32;
         self.graph.make_room(vectors.len())?;
         let entries: Vec<(u32, &[f32])> = (first..).zip(vectors.iter().map(Vec::as_slice)).collect();
-        self.graph.add(&entries)?;
+        // Nobody waits for it: half of the processors are left to those who search and add.
+        self.graph.add(&entries, inner.shape.threads / 2)?;
         Ok(Some(entries.len()))
     }
 }

@@ -30,7 +30,7 @@ use super::{
 
 const MANIFEST: &str = "manifest";
 /// Rises when the files of one release cannot be read by the one before.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The folder, and what was saved into it last.
 pub(super) struct Files {

@@ -121,14 +121,14 @@ impl Shard {
         if way == Way::Walk {
             return self.graph.nearest(query, candidates, Some(allow)).map(Some);
         }
-        let visits = Cell::new(0);
+        let (asked, most) = (Cell::new(0), case.most_asked(&shape.settings));
         let allow_or_give_up = |key| {
-            visits.set(visits.get() + 1);
+            asked.set(asked.get() + 1);
             // A walk that takes everything soon has what it wants.
-            visits.get() > case.most_visits() || allow(key)
+            asked.get() > most || allow(key)
         };
         let found = self.graph.nearest(query, candidates, Some(allow_or_give_up))?;
-        Ok((visits.get() <= case.most_visits()).then_some(found))
+        Ok((asked.get() <= most).then_some(found))
     }
 
     /// The nearest by the bytes of every vector of the selection.

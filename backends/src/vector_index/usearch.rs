@@ -32,6 +32,7 @@ use super::{
     compaction,
     files::{Files, Loaded, Origin},
     graph::{Query, Shape, norm},
+    plan::Case,
     rows::Bytes,
     shard::{Scope, Shard},
 };
@@ -145,6 +146,12 @@ impl UsearchIndex {
     ) -> PortResult<T> {
         let inner = self.inner.clone();
         replica::blocking(move || work(&inner)).await
+    }
+
+    /// How many candidates a walk keeps in a collection of so many vectors, when so many hits are wanted.
+    #[must_use]
+    pub fn candidates(&self, vectors: usize, limit: usize) -> usize {
+        Case { all: vectors, allowed: vectors, limit }.candidates(&self.inner.shape.settings)
     }
 
     /// What it consists of now.
@@ -350,7 +357,7 @@ impl Inner {
                     drop(state);
                     let state = self.read()?;
                     if let Some(shard) = state.shards.get(scope) {
-                        shard.graph.add(&numbered(first))?;
+                        shard.graph.add(&numbered(first), self.shape.threads)?;
                     }
                     first
                 }
@@ -359,7 +366,7 @@ impl Inner {
                     // Nobody sees it before it has its vectors.
                     let mut shard = Shard::new(self.shape)?;
                     let first = shard.grow(&rows)?;
-                    shard.graph.add(&numbered(first))?;
+                    shard.graph.add(&numbered(first), self.shape.threads)?;
                     self.write()?.shards.insert(scope.clone(), shard);
                     first
                 }

@@ -2,6 +2,7 @@
 
 mod clock;
 mod corpus;
+pub mod embed;
 mod exact;
 pub mod keyword;
 pub mod vectors;

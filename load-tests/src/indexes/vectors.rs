@@ -102,6 +102,13 @@ enum Report {
         recall: f64,
         latency: Latency,
     },
+    /// What a candidate of a walk costs, and a vector of a scan: the cost model's constants.
+    Costs {
+        candidates: usize,
+        candidate_us: f64,
+        row_ns: f64,
+        rows_a_candidate: f64,
+    },
     Compacted {
         dead: usize,
         seconds: f64,
@@ -246,6 +253,7 @@ impl Bench<'_> {
         percent: usize,
         truth: &[Vec<u32>],
     ) -> anyhow::Result<()> {
+        let mut medians = Vec::new();
         for (way, name) in [(Way::Cheaper, "chosen"), (Way::Walk, "graph alone"), (Way::Scan, "scan alone")] {
             let recall = self.recall(index, percent, way, truth).await?;
             for searchers in &self.args.searchers {
@@ -268,6 +276,7 @@ impl Bench<'_> {
                 })
                 .await?;
                 let searchers = *searchers;
+                medians.push((way, searchers, latency.p50_ms));
                 self.print(&Report::Searched {
                     expansion_search,
                     percent,
@@ -278,7 +287,21 @@ impl Bench<'_> {
                 })?;
             }
         }
-        Ok(())
+        let median = |wanted| medians.iter().find(|(way, ..)| *way == wanted).map(|(.., ms)| *ms);
+        match (median(Way::Walk), median(Way::Scan)) {
+            (Some(walk_ms), Some(scan_ms)) if percent >= 100 => {
+                self.print(&self.costs(index, walk_ms, scan_ms))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss)] // counts of vectors
+    fn costs(&self, index: &UsearchIndex, walk_ms: f64, scan_ms: f64) -> Report {
+        let candidates = index.candidates(self.args.count, self.args.limit);
+        let candidate_us = walk_ms * 1e3 / candidates as f64;
+        let row_ns = scan_ms * 1e6 / self.args.count as f64;
+        Report::Costs { candidates, candidate_us, row_ns, rows_a_candidate: candidate_us * 1e3 / row_ns }
     }
 
     #[allow(clippy::cast_precision_loss)] // counts of hits
@@ -357,6 +380,9 @@ impl Bench<'_> {
                 "{percent:>3} % | ef {expansion_search:>3} | {way:<11} | {searchers} searchers | recall@{} {recall:.4} | {}",
                 self.args.limit,
                 shown(latency)
+            ),
+            Report::Costs { candidates, candidate_us, row_ns, rows_a_candidate } => println!(
+                "costs: {candidate_us:.2} µs for each of {candidates} candidates, {row_ns:.0} ns a row: {rows_a_candidate:.0} rows a candidate"
             ),
             Report::Compacted { dead, seconds, searches_meanwhile, recall } => println!(
                 "compacted: {dead} dead in {seconds:.1} s; recall by the graph {recall:.4}; searches meanwhile: {}",
