@@ -59,6 +59,11 @@ impl Bar {
         Self::new(what, total, "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
     }
 
+    /// Progress in things that are counted.
+    pub fn count(what: &str, total: u64) -> Self {
+        Self::new(what, Some(total), "{msg} {wide_bar} {pos}/{len} {eta}")
+    }
+
     /// Progress in things that are counted, whose end is told in the note.
     pub fn work(what: &str, total: u64) -> Self {
         Self::new(what, Some(total), "{wide_bar} {pos}/{len} {msg}")

@@ -121,11 +121,11 @@ impl Collection<'_> {
         let root = path.to_owned();
         let (mut files, problems) = tokio::task::spawn_blocking(move || {
             let mut problems = Vec::new();
-            anyhow::Ok((scan(&root, &mut |problem| problems.push(problem))?, problems))
+            anyhow::Ok((scan(&root, &mut |problem| problems.push(problem))?.files, problems))
         })
         .await??;
         files.retain(|file| !leave_out(&file.external_id));
-        let mut bar = Bar::count("ingesting", files.len() as u64);
+        let mut bar = Bar::work("ingesting", files.len() as u64);
         let sender = Sender { api: self.api, collection: self.name, pipeline: "default" };
         let outcome = sender.send(&files, &mut bar).await?;
         let failures = outcome.failures.iter().map(|one| format!("{}: {}", one.external_id, one.message));
