@@ -2,6 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release -p raglan-load-tests -- ingest --dataset DIR --pid PID
+//! cargo run --release -p raglan-load-tests -- passages --dataset DIR --model DIR
 //! cargo run --release -p raglan-load-tests -- searchers --dataset DIR --searchers 1 10 50 --seconds 20
 //! cargo run --release -p raglan-load-tests -- start --binary target/release/raglan --data-dir DIR
 //! cargo run --release -p raglan-load-tests -- embed --dataset DIR --model DIR --embeddings FILE --questions FILE
@@ -16,6 +17,7 @@ mod api;
 mod dataset;
 mod indexes;
 mod ingest;
+mod passages;
 mod process;
 mod searchers;
 mod start;
@@ -34,6 +36,7 @@ struct Cli {
 enum Command {
     Embed(indexes::embed::Embed),
     Ingest(ingest::Ingest),
+    Passages(passages::Passages),
     Keyword(indexes::keyword::Keyword),
     Searchers(searchers::Searchers),
     Start(start::Start),
@@ -45,6 +48,7 @@ async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Embed(embed) => indexes::embed::run(&embed).await,
         Command::Ingest(ingest) => ingest::run(&ingest).await,
+        Command::Passages(passages) => passages::run(&passages),
         Command::Keyword(keyword) => indexes::keyword::run(&keyword).await,
         Command::Searchers(searchers) => searchers::run(&searchers).await,
         Command::Start(start) => start::run(&start).await,

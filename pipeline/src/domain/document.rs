@@ -116,7 +116,7 @@ pub struct Published {
     pub position: LogPosition,
     /// Chunks removed with the version before.
     pub deleted_chunks: u64,
-    /// Whether a newer version had been published already, so that this one was dropped.
+    /// Whether a newer version, or one of a later job, had been published already, so that this one was dropped.
     pub superseded: bool,
     /// Whether there was no live version before.
     pub created: bool,

@@ -36,8 +36,8 @@ pub struct DocumentFilter {
 ///
 /// **Contract**
 /// - A reader sees a document's live version, whole, or nothing: [`stage`](Self::stage) shows nothing, and [`publish`](Self::publish)
-///   replaces everything in one step. Versions are published in order; an older one than the live one is dropped
-///   (`superseded`).
+///   replaces everything in one step. Versions are published in order; an older one than the live one, or one
+///   of an earlier job than the live one's, is dropped (`superseded`): of two jobs at once, the document is what the later one sent.
 /// - (tenant, collection, external id) is unique: [`resolve`](Self::resolve) called twice, even at once, gives one id.
 /// - A chunk's content never changes; its placement belongs to a version.
 /// - [`passages`](Self::passages) answers only live chunks, of that tenant and collection, in the order asked.

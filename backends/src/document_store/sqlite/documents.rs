@@ -46,6 +46,8 @@ pub(super) struct Version {
     pub base_version: Option<u64>,
     /// The log's position when it was staged.
     pub position: u64,
+    /// The job that took it in.
+    pub job: Option<JobId>,
     /// What the indexes keep of the document beside its chunks: title, uri, metadata.
     pub attributes: (String, Option<String>, String),
 }
@@ -180,7 +182,7 @@ pub(super) async fn version(
     version: u64,
 ) -> PortResult<Option<Version>> {
     let row = sqlx::query(
-        "SELECT base_version, position, title, uri, metadata FROM versions WHERE document = ? AND version = ?",
+        "SELECT base_version, position, job, title, uri, metadata FROM versions WHERE document = ? AND version = ?",
     )
     .bind(key)
     .bind(int(version)?)
@@ -191,6 +193,7 @@ pub(super) async fn version(
         Ok(Version {
             base_version: optional_version(&row, "base_version")?,
             position: row.number("position")?,
+            job: row.column::<Option<&[u8]>>("job")?.map(|_| row.uuid("job").map(JobId)).transpose()?,
             attributes: (row.column("title")?, row.column("uri")?, row.column("metadata")?),
         })
     })

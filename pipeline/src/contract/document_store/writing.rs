@@ -287,6 +287,30 @@ pub async fn what_a_job_did_is_kept_with_the_live_version(store: Store) {
     assert_eq!(store.receipt(id).await.unwrap(), None);
 }
 
+pub async fn a_version_of_an_earlier_job_does_not_replace_that_of_a_later_one(store: Store) {
+    let (earlier, later) = (JobId::generate(), JobId::generate());
+    let stage = async |pieces: &[&str], job: JobId| {
+        let built = StagedDocument { job: Some(job), ..Draft::new("a", pieces).build(&*store).await };
+        store.stage(vec![built]).await.unwrap()[0]
+    };
+    let staged = stage(&["one", "new"], later).await;
+    let id = staged.document_id;
+    assert!(!publish(&*store, staged).await.superseded);
+    // The earlier job was slower.
+    let staged = stage(&["one", "old"], earlier).await;
+    let published = publish(&*store, staged).await;
+    assert!(published.superseded && !published.created);
+    assert_eq!(texts(&*store, id).await, ["one", "new"]);
+    assert_eq!(store.receipt(id).await.unwrap().map(|receipt| receipt.job), Some(later));
+    assert_eq!(store.clean(Duration::ZERO).await.unwrap(), 0, "nothing of it is left");
+    // The same job again, and one that nobody named, replace it as ever.
+    let again = stage(&["one", "newer"], later).await;
+    assert!(!publish(&*store, again).await.superseded);
+    let draft = Draft::new("a", &["two"]);
+    draft.publish(&*store).await;
+    assert_eq!(texts(&*store, id).await, ["two"]);
+}
+
 pub async fn a_document_that_names_a_chunk_twice_is_refused(store: Store) {
     let mut twice = Draft::new("a", &["one"]).build(&*store).await;
     twice.new_chunks.push(twice.new_chunks[0].clone());
