@@ -5,7 +5,7 @@
 //! manifest begins with its own. Whatever does not fit makes the saved state as a whole unreadable: it is only a replica, and
 //! a wrong answer costs more than feeding it again.
 //!
-//! A graph can only be written whole: 0.9 GB at a million vectors of 384 numbers. So a large state is not written anew for a few changes: those are
+//! A graph can only be written whole: 87 MiB at 100,000 vectors of 384 numbers. So a large state is not written anew for a few changes: those are
 //! in the change log, and applying them again after a restart costs less (see [`Thrift`]).
 
 use std::{
@@ -56,7 +56,8 @@ pub(super) struct Thrift {
 }
 
 impl Default for Thrift {
-    /// Writing 65,536 vectors takes about as long as adding 500. Two in a hundred changes of a million take 10 s to apply again.
+    /// Writing 100,000 vectors of 384 numbers took 0.3 s, and adding one takes about a millisecond of a processor: so many vectors are written in the time that a few
+    /// hundred are added in, and two in a hundred of a million are applied again in tens of seconds.
     fn default() -> Self {
         Self { few: 65_536, share: 50, at_most: Duration::from_secs(3600) }
     }
