@@ -41,7 +41,7 @@ fn options() -> ServerOptions {
         "limits": {"top_k": 5_000},
         "query_pipelines": [
             {"name": "default"},
-            {"name": "all", "search": {"candidates": 5_000}, "select": {"top_k": 5_000, "collapse_duplicates": false}},
+            {"name": "all", "search": {"candidates": 5_000}, "select": {"top_k": 5_000, "collapse_duplicates": false, "merge_neighbours": false}},
         ],
         "indexing_pipelines": [
             {"name": "default", "chunk": {"max_tokens": 96, "target_tokens": 80, "overlap_tokens": 0, "min_tokens": 8}},
