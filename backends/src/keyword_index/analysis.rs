@@ -1,6 +1,9 @@
 //! How text becomes the words that are indexed and asked for.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+};
 
 use tantivy::tokenizer::{
     AsciiFoldingFilter, Language, LowerCaser, RemoveLongFilter, Stemmer, StopWordFilter, TextAnalyzer,
@@ -28,6 +31,8 @@ pub(super) struct Analyser {
 pub(super) struct Word {
     /// What it is in each language of what is searched, each once.
     pub forms: Vec<String>,
+    /// The languages that leave it out, since it is everywhere.
+    pub stopped: Vec<Tongue>,
     /// How often it occurs.
     pub times: u32,
 }
@@ -60,29 +65,27 @@ impl Analyser {
     pub(super) fn question(&self, tongues: &[Tongue], text: &str) -> Vec<Word> {
         let text = composed(text);
         // All languages cut at the same places; which words they leave out differs.
-        let mut by_place: HashMap<usize, Vec<String>> = HashMap::new();
-        let mut places: Vec<usize> = Vec::new();
-        for mut analyser in tongues.iter().filter_map(|tongue| self.of(*tongue)) {
+        let mut by_place: BTreeMap<usize, (Vec<String>, Vec<Tongue>)> = BTreeMap::new();
+        for tongue in tongues {
+            let Some(mut analyser) = self.of(*tongue) else { continue };
             let mut tokens = analyser.token_stream(&text);
             while let Some(token) = tokens.next() {
-                let forms = by_place.entry(token.position).or_insert_with(|| {
-                    places.push(token.position);
-                    Vec::new()
-                });
+                let (forms, having) = by_place.entry(token.position).or_default();
+                having.push(*tongue);
                 if !forms.contains(&token.text) {
                     forms.push(token.text.clone());
                 }
             }
         }
-        places.sort_unstable();
         let mut words: Vec<Word> = Vec::new();
         let mut known: HashMap<Vec<String>, usize> = HashMap::new();
-        for forms in places.iter().filter_map(|place| by_place.remove(place)) {
+        for (forms, having) in by_place.into_values() {
             match known.get(&forms) {
                 Some(at) => words[*at].times += 1,
                 None if words.len() < MOST_WORDS => {
                     known.insert(forms.clone(), words.len());
-                    words.push(Word { forms, times: 1 });
+                    let stopped = tongues.iter().copied().filter(|tongue| !having.contains(tongue)).collect();
+                    words.push(Word { forms, stopped, times: 1 });
                 }
                 None => {}
             }

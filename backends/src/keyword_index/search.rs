@@ -39,9 +39,11 @@ impl Search<'_> {
     /// The best entries for a question.
     pub(super) fn run(&self, analyser: &Analyser, question: &str) -> PortResult<Vec<Hit>> {
         let Self { searcher, scope, .. } = self;
-        let words = analyser.question(&self.tongues()?, question);
+        let tongues = self.tongues()?;
+        let names: Vec<Tongue> = tongues.iter().map(|(_, tongue)| *tongue).collect();
+        let words = analyser.question(&names, question);
         let limit = scope.limit.min(usize::try_from(searcher.num_docs()).unwrap_or(usize::MAX));
-        let scored = self.scored_terms(&words);
+        let scored = self.scored_terms(&words, &tongues)?;
         if limit == 0 || scored.is_empty() {
             return Ok(Vec::new());
         }
@@ -67,9 +69,9 @@ impl Search<'_> {
         Ok(hits)
     }
 
-    /// The languages that the collection has. A question is too short to tell its own; what decides is how the words were cut that it
+    /// The languages that the collection has, with the number of entries of each. A question is too short to tell its own; what decides is how the words were cut that it
     /// is to be compared with.
-    fn tongues(&self) -> PortResult<Vec<Tongue>> {
+    fn tongues(&self) -> PortResult<Vec<(u64, Tongue)>> {
         let SearchScope { tenant, collection, .. } = self.scope;
         let mut held: Vec<(u64, Tongue)> = Vec::new();
         for (tongue, ..) in TONGUES {
@@ -80,27 +82,53 @@ impl Search<'_> {
             }
         }
         held.sort_by_key(|(entries, _)| Reverse(*entries));
-        Ok(held.into_iter().map(|(_, tongue)| tongue).take(MOST_TONGUES).collect())
+        held.truncate(MOST_TONGUES);
+        Ok(held)
     }
 
-    /// A word's forms in several languages count as words of their own: an entry is of one language and has one of them.
-    fn scored_terms(&self, words: &[Word]) -> Vec<(Occur, Box<dyn Query>)> {
-        let Self { fields, settings, .. } = self;
+    /// A word's forms are terms of their own: an entry is of one language and has one of them. How rare the word is is told by all of its
+    /// forms together, and a language that leaves it out has it everywhere. Else a stop word of most of the collection would be the rarest
+    /// of words, and the few entries of other languages would come first for every question.
+    fn scored_terms(
+        &self,
+        words: &[Word],
+        tongues: &[(u64, Tongue)],
+    ) -> PortResult<Vec<(Occur, Box<dyn Query>)>> {
+        let Self { searcher, fields, settings, .. } = self;
         let boosts = [
             (fields.title, settings.title),
             (fields.headings, settings.headings),
             (fields.body, settings.body),
         ];
-        words
-            .iter()
-            .flat_map(|word| word.forms.iter().map(|form| (form, word.times)))
-            .flat_map(|(form, times)| boosts.map(|(field, boost)| (field, form, boost * times as f32)))
-            .filter(|(_, _, boost)| *boost > 0.0)
-            .map(|(field, form, boost)| -> (Occur, Box<dyn Query>) {
-                let term = TermQuery::new(Term::from_field_text(field, form), IndexRecordOption::WithFreqs);
-                (Occur::Should, Box::new(BoostQuery::new(Box::new(term), boost)))
-            })
-            .collect()
+        let entries: u64 =
+            searcher.segment_readers().iter().map(|segment| u64::from(segment.max_doc())).sum();
+        let mut scored: Vec<(Occur, Box<dyn Query>)> = Vec::new();
+        for word in words {
+            let is_left_out = |tongue: &Tongue| word.stopped.contains(tongue);
+            let left_out: u64 =
+                tongues.iter().filter(|(_, tongue)| is_left_out(tongue)).map(|(entries, _)| entries).sum();
+            for (field, boost) in boosts {
+                let boost = boost * word.times as f32;
+                if boost <= 0.0 {
+                    continue;
+                }
+                let terms = word.forms.iter().map(|form| Term::from_field_text(field, form));
+                let counted: Vec<(Term, u64)> = if tongues.len() == 1 {
+                    terms.map(|term| (term, 0)).collect()
+                } else {
+                    terms
+                        .map(|term| Ok((term.clone(), searcher.doc_freq(&term).map_err(failed)?)))
+                        .collect::<PortResult<_>>()?
+                };
+                let everywhere = left_out + counted.iter().map(|(_, held)| held).sum::<u64>();
+                for (term, held) in counted {
+                    let share = rarity(entries, everywhere) / rarity(entries, held);
+                    let term = TermQuery::new(term, IndexRecordOption::WithFreqs);
+                    scored.push((Occur::Should, Box::new(BoostQuery::new(Box::new(term), boost * share))));
+                }
+            }
+        }
+        Ok(scored)
     }
 
     /// What an entry must be beside having a word.
@@ -120,6 +148,13 @@ impl Search<'_> {
         }
         Ok(conditions)
     }
+}
+
+/// BM25's inverse document frequency, as tantivy has it.
+fn rarity(entries: u64, held: u64) -> f32 {
+    #[allow(clippy::cast_precision_loss)] // near enough
+    let (entries, held) = (entries.max(held) as f32, held as f32);
+    (1.0 + (entries - held + 0.5) / (held + 0.5)).ln()
 }
 
 /// Chunk ids by address.

@@ -304,3 +304,22 @@ async fn an_index_of_another_release_is_built_anew() {
     index.apply(vec![Change { position: 1, ..change }]).await.unwrap();
     assert_eq!(all(&index, "tenants").await.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_word_of_most_texts_is_not_a_rare_word_of_the_others() {
+    let root = TempDir::new().unwrap();
+    let index = TantivyIndex::open(root.path()).unwrap();
+    let (_, german, about_rent) = of_text(json!({}), GERMAN);
+    index.apply(vec![Change { position: 1, ..german }]).await.unwrap();
+    let mut gardens = Vec::new();
+    for position in 2..40 {
+        let text = if position == 20 { format!("{ENGLISH} A garden wall.") } else { ENGLISH.to_owned() };
+        let (_, change, id) = of_text(json!({"lang": "en"}), &text);
+        gardens.push(id);
+        index.apply(vec![Change { position, ..change }]).await.unwrap();
+    }
+    // "in" is a word of the German text only because English leaves it out; "wall" is what the question is about.
+    let hits = all(&index, "who is in the wall of gardens").await;
+    assert_eq!(hits.first(), Some(&gardens[18]));
+    assert!(!hits[..10].contains(&about_rent));
+}

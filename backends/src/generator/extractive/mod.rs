@@ -46,7 +46,7 @@ pub struct ExtractiveSettings {
 
 impl Default for ExtractiveSettings {
     fn default() -> Self {
-        Self { max_sentences: 3, max_candidates: 32, threshold: 0.45, lexical_threshold: 0.45 }
+        Self { max_sentences: 3, max_candidates: 32, threshold: 0.4, lexical_threshold: 0.45 }
     }
 }
 
