@@ -4,6 +4,7 @@ mod client;
 mod commands;
 mod compose;
 mod config;
+mod eval;
 mod folder;
 mod logging;
 mod terminal;
@@ -20,7 +21,7 @@ use clap_complete::Shell;
 use serde::Serialize;
 
 use client::{Api, Connection};
-use commands::{ask, check, ingest, jobs, models, search, serve};
+use commands::{ask, check, eval as eval_command, ingest, jobs, models, search, serve};
 
 /// Answers questions from your own documents, as asynchronous jobs.
 #[derive(Debug, Parser)]
@@ -43,6 +44,7 @@ enum Command {
     Ingest(ingest::Ingest),
     Jobs(jobs::Jobs),
     Cancel(jobs::Cancel),
+    Eval(Box<eval_command::Eval>),
     Check(check::Check),
     #[command(subcommand)]
     Models(models::Models),
@@ -97,6 +99,13 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Ask(command) => with(cli.connection, async |api| ask::run(&api, command).await).await,
         Command::Search(command) => with(cli.connection, async |api| search::run(&api, command).await).await,
         Command::Ingest(command) => with(cli.connection, async |api| ingest::run(&api, command).await).await,
+        Command::Eval(command) => {
+            let done = with(cli.connection, async |api| eval_command::run(&api, *command).await).await;
+            match done {
+                Err(error) => return fail(&error, eval_command::exit_code(&error)),
+                done => done,
+            }
+        }
         Command::Jobs(command) => with(cli.connection, async |api| jobs::list(&api, command).await).await,
         Command::Cancel(command) => with(cli.connection, async |api| jobs::cancel(&api, command).await).await,
     };

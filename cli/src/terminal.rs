@@ -64,6 +64,11 @@ impl Bar {
         Self::new(what, Some(total), "{msg} {wide_bar} {pos}/{len} {eta}")
     }
 
+    /// Progress in things that are counted, whose end is told in the note.
+    pub fn work(what: &str, total: u64) -> Self {
+        Self::new(what, Some(total), "{wide_bar} {pos}/{len} {msg}")
+    }
+
     fn new(what: &str, total: Option<u64>, template: &str) -> Self {
         let bar = if std::io::stderr().is_terminal() {
             total.map_or_else(ProgressBar::new_spinner, ProgressBar::new)

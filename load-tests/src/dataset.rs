@@ -1,7 +1,7 @@
-//! Data sets in BEIR's layout.
+//! The parts of a data set in BEIR's layout that load is made of: documents and questions. How good the answers are is measured by
+//! `raglan eval`.
 
 use std::{
-    collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader},
     path::Path,
@@ -21,21 +21,33 @@ pub struct Document {
     pub text: String,
 }
 
-/// A question.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Query {
-    #[serde(rename = "_id")]
-    pub id: String,
-    pub text: String,
+#[derive(Debug, Deserialize)]
+struct Query {
+    text: String,
 }
 
-/// How relevant each document is to a question, by its id. What is not there is not relevant.
-pub type Judgements = BTreeMap<String, u32>;
-
-/// The documents, one at a time.
+/// The documents of `corpus.jsonl` or `corpus.jsonl.gz`, one at a time.
 pub fn corpus(folder: &Path) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Document>>> {
-    let packed = folder.join("corpus.jsonl.gz");
-    let plain = folder.join("corpus.jsonl");
+    json_lines(folder, "corpus.jsonl")
+}
+
+/// The texts of the questions of `queries.jsonl` or `queries.jsonl.gz`.
+pub fn questions(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let questions: Vec<String> = json_lines::<Query>(folder, "queries.jsonl")?
+        .map(|query| query.map(|query| query.text))
+        .collect::<anyhow::Result<_>>()?;
+    if questions.is_empty() {
+        bail!("{}: there are no questions", folder.display());
+    }
+    Ok(questions)
+}
+
+fn json_lines<T: DeserializeOwned>(
+    folder: &Path,
+    name: &str,
+) -> anyhow::Result<impl Iterator<Item = anyhow::Result<T>> + use<T>> {
+    let packed = folder.join(format!("{name}.gz"));
+    let plain = folder.join(name);
     let (path, reader): (_, Box<dyn BufRead>) = if packed.exists() {
         let file = File::open(&packed)?;
         (packed, Box::new(BufReader::new(MultiGzDecoder::new(file))))
@@ -44,57 +56,12 @@ pub fn corpus(folder: &Path) -> anyhow::Result<impl Iterator<Item = anyhow::Resu
             .with_context(|| format!("neither {} nor {}", packed.display(), plain.display()))?;
         (plain, Box::new(BufReader::new(file)))
     };
-    Ok(json_lines(reader, path.display().to_string()))
-}
-
-/// The questions that have judgements, each with them.
-pub fn judged_queries(folder: &Path) -> anyhow::Result<Vec<(Query, Judgements)>> {
-    let path = folder.join("queries.jsonl");
-    let file = File::open(&path).with_context(|| path.display().to_string())?;
-    let mut judgements = judgements(&folder.join("qrels").join("test.tsv"))?;
-    let mut judged = Vec::new();
-    for query in json_lines::<Query>(BufReader::new(file), path.display().to_string()) {
-        let query = query?;
-        if let Some(judgements) = judgements.remove(&query.id) {
-            judged.push((query, judgements));
-        }
-    }
-    if judged.is_empty() {
-        bail!("{}: no question has a judgement", path.display());
-    }
-    Ok(judged)
-}
-
-fn json_lines<T: DeserializeOwned>(
-    reader: impl BufRead,
-    name: String,
-) -> impl Iterator<Item = anyhow::Result<T>> {
     let lines =
         (1..).zip(reader.lines()).filter(|(_, line)| !line.as_ref().is_ok_and(|line| line.is_empty()));
-    lines.map(move |(number, line)| {
-        let place = || format!("{name}: line {number}");
-        serde_json::from_str(&line.with_context(place)?).with_context(place)
-    })
-}
-
-/// Reads `query-id corpus-id score` lines after a header. Documents with a score of 0 are not relevant.
-fn judgements(path: &Path) -> anyhow::Result<BTreeMap<String, Judgements>> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let mut judgements: BTreeMap<String, Judgements> = BTreeMap::new();
-    for (number, line) in (1..).zip(text.lines()).skip(1) {
+    Ok(lines.map(move |(number, line)| {
         let place = || format!("{}: line {number}", path.display());
-        let mut fields = line.split('\t');
-        let (Some(query), Some(document), Some(score), None) =
-            (fields.next(), fields.next(), fields.next(), fields.next())
-        else {
-            bail!("{}: not three fields", place());
-        };
-        let score: u32 = score.trim().parse().with_context(place)?;
-        if score > 0 {
-            judgements.entry(query.to_owned()).or_default().insert(document.to_owned(), score);
-        }
-    }
-    Ok(judgements)
+        serde_json::from_str(&line.with_context(place)?).with_context(place)
+    }))
 }
 
 #[cfg(test)]
@@ -127,24 +94,21 @@ mod tests {
     }
 
     #[test]
-    fn only_questions_with_a_relevant_document_are_asked() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("qrels")).unwrap();
-        let qrels = "query-id\tcorpus-id\tscore\nq1\t2\t1\nq1\t1\t2\nq2\t1\t0\n";
-        std::fs::write(folder.path().join("qrels").join("test.tsv"), qrels).unwrap();
-        let queries = "{\"_id\": \"q1\", \"text\": \"A?\"}\n{\"_id\": \"q2\", \"text\": \"B?\"}\n{\"_id\": \"q3\", \"text\": \"C?\"}\n";
-        std::fs::write(folder.path().join("queries.jsonl"), queries).unwrap();
-        let judged = judged_queries(folder.path()).unwrap();
-        assert_eq!(judged.len(), 1);
-        assert_eq!(judged[0].0.text, "A?");
-        assert_eq!(judged[0].1, Judgements::from([("1".to_owned(), 2), ("2".to_owned(), 1)]));
-    }
-
-    #[test]
     fn a_bad_line_is_named() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("corpus.jsonl"), "{\"_id\": \"1\", \"text\": \"\"}\n{\n").unwrap();
         let error = corpus(folder.path()).unwrap().nth(1).unwrap().unwrap_err();
-        assert!(format!("{error:#}").contains("corpus.jsonl: line 2"), "{error:#}");
+        assert!(error.to_string().ends_with("line 2"), "{error}");
+    }
+
+    #[test]
+    fn questions_are_read_and_none_are_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queries.jsonl");
+        std::fs::write(&path, "{\"_id\": \"q\", \"text\": \"A?\"}\n{\"_id\": \"r\", \"text\": \"B?\"}\n")
+            .unwrap();
+        assert_eq!(questions(folder.path()).unwrap(), ["A?", "B?"]);
+        std::fs::write(&path, "").unwrap();
+        assert!(questions(folder.path()).is_err());
     }
 }

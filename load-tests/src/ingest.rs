@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{Api, Server, send},
     dataset::{self, Document},
-    process::{Memory, mib},
+    process::{Memory, mib, processor_time_of, seconds},
 };
 
 /// Send a corpus as NDJSON and follow its jobs to their end.
@@ -46,10 +46,15 @@ struct Report {
     chunks_embedded: u64,
     chunks_unchanged: u64,
     chunks_deleted: u64,
+    /// Tokens that the embedding model read.
+    tokens: u64,
     /// From the first request to the end of the last job: when it has ended, searches find everything.
     seconds: f64,
     documents_per_s: f64,
     chunks_per_s: f64,
+    tokens_per_s: f64,
+    /// Of the server, from the first request on.
+    cpu_seconds: Option<f64>,
     model: Option<String>,
     resident_bytes: Option<u64>,
     peak_bytes: Option<u64>,
@@ -58,6 +63,8 @@ struct Report {
 pub async fn run(ingest: &Ingest) -> anyhow::Result<()> {
     let api = Api::new(ingest.server.clone());
     let mut corpus = dataset::corpus(&ingest.dataset)?;
+    let cpu = |pid| processor_time_of(pid);
+    let cpu_before = ingest.pid.map(cpu).transpose()?;
     let begun = Instant::now();
     let mut jobs = Vec::new();
     loop {
@@ -73,6 +80,9 @@ pub async fn run(ingest: &Ingest) -> anyhow::Result<()> {
         report.add(&follow(&api, job).await?);
     }
     report.finish(begun.elapsed().as_secs_f64(), ingest.pid.map(Memory::of).transpose()?);
+    if let (Some(before), Some(after)) = (cpu_before, ingest.pid.map(cpu).transpose()?) {
+        report.cpu_seconds = Some(seconds(after.saturating_sub(before)));
+    }
     if ingest.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -120,6 +130,7 @@ impl Report {
         self.chunks_embedded += count("chunks", "embedded");
         self.chunks_unchanged += count("chunks", "unchanged");
         self.chunks_deleted += count("chunks", "deleted");
+        self.tokens += result["tokens"].as_u64().unwrap_or_default();
         self.model = result["model"].as_str().map(ToOwned::to_owned);
     }
 
@@ -129,6 +140,7 @@ impl Report {
         self.seconds = seconds;
         self.documents_per_s = self.documents as f64 / seconds;
         self.chunks_per_s = self.chunks_embedded as f64 / seconds;
+        self.tokens_per_s = self.tokens as f64 / seconds;
         self.resident_bytes = memory.map(|memory| memory.resident);
         self.peak_bytes = memory.map(|memory| memory.peak);
     }
@@ -139,14 +151,17 @@ impl Report {
             self.documents, self.created, self.updated, self.unchanged, self.failed
         );
         println!(
-            "chunks     {} embedded, {} unchanged, {} deleted",
-            self.chunks_embedded, self.chunks_unchanged, self.chunks_deleted
+            "chunks     {} embedded ({} tokens), {} unchanged, {} deleted",
+            self.chunks_embedded, self.tokens, self.chunks_unchanged, self.chunks_deleted
         );
         println!("model      {}", self.model.as_deref().unwrap_or("none"));
         println!(
-            "time       {:.1} s, {:.1} documents/s, {:.1} chunks/s",
-            self.seconds, self.documents_per_s, self.chunks_per_s
+            "time       {:.1} s, {:.1} documents/s, {:.1} chunks/s, {:.0} tokens/s",
+            self.seconds, self.documents_per_s, self.chunks_per_s, self.tokens_per_s
         );
+        if let Some(cpu) = self.cpu_seconds {
+            println!("processor  {cpu:.1} s");
+        }
         if let (Some(resident), Some(peak)) = (self.resident_bytes, self.peak_bytes) {
             println!("memory     {} resident, {} at most since the server's start", mib(resident), mib(peak));
         }

@@ -1,20 +1,25 @@
-//! Measures raglan from outside, over HTTP. What it prints is what `docs/performance.md` is made of.
+//! Measures raglan from outside, over HTTP, and its indexes by themselves. What it prints is what `docs/performance.md` is made of.
 //!
 //! ```sh
 //! cargo run --release -p raglan-load-tests -- ingest --dataset DIR --pid PID
-//! cargo run --release -p raglan-load-tests -- search --dataset DIR --mode hybrid vector keyword
+//! cargo run --release -p raglan-load-tests -- passages --dataset DIR --model DIR
+//! cargo run --release -p raglan-load-tests -- searchers --dataset DIR --searchers 1 10 50 --seconds 20
 //! cargo run --release -p raglan-load-tests -- start --binary target/release/raglan --data-dir DIR
+//! cargo run --release -p raglan-load-tests -- embed --dataset DIR --model DIR --embeddings FILE --questions FILE
+//! cargo run --release -p raglan-load-tests -- vectors --embeddings FILE --questions FILE --count 1000000 --dir DIR
+//! cargo run --release -p raglan-load-tests -- keyword --dataset DIR --count 1000000 --dir DIR
 //! ```
 //!
-//! Data sets have BEIR's layout: `corpus.jsonl` or `corpus.jsonl.gz`, `queries.jsonl`, `qrels/test.tsv`.
+//! Data sets have BEIR's layout: `corpus.jsonl` or `corpus.jsonl.gz`, `queries.jsonl`. How good answers are is measured by `raglan eval`.
 #![allow(clippy::print_stdout)] // the figures are the output
 
 mod api;
 mod dataset;
+mod indexes;
 mod ingest;
+mod passages;
 mod process;
-mod ranking;
-mod search;
+mod searchers;
 mod start;
 mod stats;
 
@@ -29,16 +34,24 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Embed(indexes::embed::Embed),
     Ingest(ingest::Ingest),
-    Search(search::Search),
+    Passages(passages::Passages),
+    Keyword(indexes::keyword::Keyword),
+    Searchers(searchers::Searchers),
     Start(start::Start),
+    Vectors(indexes::vectors::Vectors),
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Embed(embed) => indexes::embed::run(&embed).await,
         Command::Ingest(ingest) => ingest::run(&ingest).await,
-        Command::Search(search) => search::run(&search).await,
+        Command::Passages(passages) => passages::run(&passages),
+        Command::Keyword(keyword) => indexes::keyword::run(&keyword).await,
+        Command::Searchers(searchers) => searchers::run(&searchers).await,
         Command::Start(start) => start::run(&start).await,
+        Command::Vectors(vectors) => indexes::vectors::run(&vectors).await,
     }
 }

@@ -129,11 +129,13 @@ pub struct SelectSettings {
     pub per_document: Option<usize>,
     /// Whether passages that say the same are shown once.
     pub collapse_duplicates: bool,
+    /// Whether chunks that follow each other in their document become one passage.
+    pub merge_neighbours: bool,
 }
 
 impl Default for SelectSettings {
     fn default() -> Self {
-        Self { top_k: 5, per_document: None, collapse_duplicates: true }
+        Self { top_k: 5, per_document: None, collapse_duplicates: true, merge_neighbours: true }
     }
 }
 

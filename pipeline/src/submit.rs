@@ -40,7 +40,7 @@ impl Default for SubmitSettings {
     fn default() -> Self {
         Self {
             max_query_chars: 8_000,
-            max_top_k: 50,
+            max_top_k: 100,
             max_answer_tokens: 8_192,
             query_deadline: Duration::from_secs(120),
             ingestion_deadline: Duration::from_secs(6 * 3_600),

@@ -74,6 +74,10 @@ pub struct ProgressView {
     pub unit: String,
     /// Chunks written so far (ingestion).
     pub chunks: u64,
+    /// Tokens that the embedding model has read so far (ingestion).
+    pub tokens: u64,
+    /// Tokens that it read in each of the last ten seconds; null until that can be told (ingestion).
+    pub tokens_per_s: Option<u64>,
 }
 
 /// Why a job failed.
@@ -210,6 +214,8 @@ pub struct IngestionResultView {
     pub chunks: ChunkCountsView,
     /// The documents that were not taken in, each with its reason (the first 1,000).
     pub failures: Vec<DocumentFailureView>,
+    /// Tokens that the embedding model read for it.
+    pub tokens: u64,
     /// The embedding model; null where there is none (keyword mode).
     pub model: Option<String>,
     /// Where the time went.
@@ -364,7 +370,7 @@ impl Views {
             deadline: job.deadline,
             expires_at: job.expires_at,
             queue_position: None,
-            eta_ms: None,
+            eta_ms: eta_ms(job),
             progress: job.progress.as_ref().map(progress),
             result: job.result.as_ref().map(|result| result_view(result, job.timings)),
             error: job.error.as_ref().map(error),
@@ -444,8 +450,21 @@ fn shortest<S: Serializer>(score: &f32, serializer: S) -> Result<S::Ok, S::Error
 /// Progress, as jobs and `document.progress` events carry it.
 #[must_use]
 pub fn progress(progress: &Progress) -> ProgressView {
-    let Progress { done, total, unit, chunks } = progress;
-    ProgressView { done: *done, total: *total, unit: unit.clone(), chunks: *chunks }
+    let Progress { done, total, unit, chunks, tokens, tokens_per_s, eta_ms: _ } = progress;
+    ProgressView {
+        done: *done,
+        total: *total,
+        unit: unit.clone(),
+        chunks: *chunks,
+        tokens: *tokens,
+        tokens_per_s: *tokens_per_s,
+    }
+}
+
+/// What the job's worker told last, while it works.
+fn eta_ms(job: &Job) -> Option<u64> {
+    let runs = job.status != JobStatus::Queued && !job.status.is_final();
+    job.progress.as_ref().filter(|_| runs)?.eta_ms
 }
 
 fn error(error: &JobError) -> JobErrorView {
@@ -519,6 +538,7 @@ fn ingestion_result(result: &IngestionResult, spent: Timings) -> IngestionResult
                 message: failure.message.clone(),
             })
             .collect(),
+        tokens: result.tokens,
         model: result.model.clone(),
         timings: timings(spent),
     }

@@ -42,6 +42,9 @@ pub(crate) struct SearchRequest {
     /// `hybrid`, `vector` or `keyword`; the pipeline's own choice where absent.
     #[schema(value_type = Option<ModeName>, inline, example = "hybrid")]
     mode: Option<SearchMode>,
+    /// At most so many passages of one document; the pipeline's own choice where absent.
+    #[schema(example = 1, minimum = 1)]
+    per_document: Option<usize>,
     /// Only documents with this metadata.
     #[serde(default)]
     #[schema(value_type = Object, example = json!({"lang": "en"}))]
@@ -126,6 +129,9 @@ pub(crate) async fn search(
     })?;
     let top_k = asked.top_k.unwrap_or(pipeline.select.top_k);
     check_top_k(top_k, limits.max_top_k)?;
+    if asked.per_document == Some(0) {
+        return Err(Problem::invalid("per_document", "must be at least 1"));
+    }
     if state.documents.collection(&caller.tenant, &asked.collection).await?.is_none() {
         return Err(unknown_collection(&asked.collection).field("collection"));
     }
@@ -136,6 +142,7 @@ pub(crate) async fn search(
         filter: asked.filter,
         top_k,
         mode: asked.mode,
+        per_document: asked.per_document,
     };
     let found = state.retriever.search(pipeline, &search).await?;
     Ok(Json(SearchView {

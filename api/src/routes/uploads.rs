@@ -48,7 +48,7 @@ pub(crate) struct UploadInfo {
     /// The media type that the client named.
     pub(crate) media_type: Option<String>,
     /// Its size.
-    bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 /// What the file is called.

@@ -109,6 +109,7 @@ async fn files_go_to_blobs_and_one_that_is_too_large_is_refused_alone() {
         key,
         file_name: "a.md".to_owned(),
         media_type: Some("text/markdown".to_owned()),
+        bytes: Some(3),
     };
     assert_eq!((a.external_id.as_str(), &a.content), ("a.md", &content));
     assert_eq!((a.collection.as_str(), &a.metadata["lang"]), ("c", &json!("de")));
@@ -187,8 +188,9 @@ async fn an_upload_is_named_by_a_document() {
     assert_eq!(answer.json()["bytes"], 4);
     let uri = answer.json()["uri"].as_str().unwrap().to_owned();
     let (_, items) = manifest(&world, &world.post("/v1/documents", &json!({"uri": uri})).await).await;
-    let ManifestContent::Blob { key, file_name, media_type } = &items[0].content else { panic!() };
+    let ManifestContent::Blob { key, file_name, media_type, bytes } = &items[0].content else { panic!() };
     assert_eq!((file_name.as_str(), media_type.as_deref()), ("a.pdf", Some("application/pdf")));
+    assert_eq!(*bytes, Some(4));
     assert_eq!(items[0].external_id, "a.pdf");
     assert_eq!(world.blobs.blobs.lock().unwrap()[key].as_ref(), b"%PDF");
     raglan_api::remove_old_uploads(world.blobs.as_ref()).await.unwrap();

@@ -80,6 +80,10 @@ impl DocumentStore for Documents {
         not_used()
     }
 
+    async fn receipt(&self, _: DocumentId) -> PortResult<Option<Receipt>> {
+        Ok(None)
+    }
+
     async fn list(&self, tenant: &Tenant, filter: &DocumentFilter) -> PortResult<Vec<Document>> {
         let documents = self.documents.lock().unwrap();
         Ok(documents

@@ -129,7 +129,7 @@ fn queries() -> Vec<Case> {
         query(with("pipeline", json!("nope")), "pipeline"),
         query(with("pipeline", json!("a b")), "pipeline"),
         query(with("top_k", json!(0)), "top_k"),
-        query(with("top_k", json!(51)), "top_k"),
+        query(with("top_k", json!(101)), "top_k"),
         query(with("top_k", json!(-1)), "top_k"),
         query(with("top_k", json!(1.5)), "top_k"),
         query(with("top_k", json!("5")), "top_k"),

@@ -14,7 +14,7 @@ use futures::FutureExt as _;
 use raglan_pipeline::{
     domain::{
         Change, ChangeKind, ChunkId, Collection, CollectionInfo, Document, DocumentId, LogPosition,
-        PassageRecord, Published, StagedDocument, Tenant, now,
+        PassageRecord, Published, Receipt, StagedDocument, Tenant, now,
     },
     ports::{DocumentFilter, DocumentStore, PortResult, Staged},
 };
@@ -90,6 +90,10 @@ impl DocumentStore for SqliteDocumentStore {
 
     async fn chunk_ids(&self, id: DocumentId) -> PortResult<Vec<(ChunkId, Option<String>)>> {
         chunks::live_ids(self.database.readers(), id).await
+    }
+
+    async fn receipt(&self, id: DocumentId) -> PortResult<Option<Receipt>> {
+        documents::receipt(self.database.readers(), id).await
     }
 
     async fn list(&self, tenant: &Tenant, filter: &DocumentFilter) -> PortResult<Vec<Document>> {

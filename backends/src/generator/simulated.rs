@@ -87,7 +87,7 @@ impl Generator for SimulatedGenerator {
                 yield Ok(Generated::Delta(" [1]".to_owned()));
             }
             // No model read or wrote a token.
-            yield Ok(Generated::End { reason, usage: Usage::default(), found: cited });
+            yield Ok(Generated::End { reason, usage: Usage::default(), found: cited, degraded: Vec::new() });
         };
         Ok(Box::pin(stream))
     }
@@ -132,8 +132,9 @@ mod tests {
                     text.push_str(&delta);
                     at.push(begin.elapsed().as_millis());
                 }
-                Generated::End { reason, usage, found } => {
+                Generated::End { reason, usage, found, degraded } => {
                     assert_eq!((reason, usage, found), (FinishReason::Stop, Usage::default(), true));
+                    assert_eq!(degraded, []);
                 }
             }
         }

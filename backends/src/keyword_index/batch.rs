@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use raglan_pipeline::domain::{Change, ChangeKind, ChunkId, Document, DocumentId, IndexChunk};
 
+use super::language::Tongue;
+
 /// The sum of some changes, in the order in which it must be written.
 #[derive(Debug, Default)]
 pub(super) struct Batch<'a> {
@@ -17,7 +19,16 @@ pub(super) struct Batch<'a> {
     /// Then: documents whose remaining entries of before are written again, with this title and metadata.
     pub changed_documents: HashMap<DocumentId, &'a Document>,
     /// At last: chunks written, in place of entries of before.
-    pub puts: BTreeMap<ChunkId, (&'a Document, &'a IndexChunk)>,
+    pub puts: BTreeMap<ChunkId, Put<'a>>,
+}
+
+/// A chunk to be written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Put<'a> {
+    pub document: &'a Document,
+    pub chunk: &'a IndexChunk,
+    /// Told from all chunks that came with it.
+    pub tongue: Tongue,
 }
 
 impl<'a> Batch<'a> {
@@ -32,11 +43,15 @@ impl<'a> Batch<'a> {
     fn add(&mut self, change: &'a ChangeKind) {
         match change {
             ChangeKind::PutChunks { document, chunks } => {
-                self.puts.extend(chunks.iter().map(|chunk| (chunk.id, (&**document, chunk))));
+                let texts = chunks.iter().map(|chunk| chunk.text.as_str());
+                let tongue = Tongue::of_document(&document.metadata, texts);
+                let puts = chunks.iter().map(|chunk| (chunk.id, Put { document, chunk, tongue }));
+                self.puts.extend(puts);
             }
             ChangeKind::PutDocument { document } => {
-                for (held, _) in self.puts.values_mut().filter(|(held, _)| held.id == document.id) {
-                    *held = document;
+                for put in self.puts.values_mut().filter(|put| put.document.id == document.id) {
+                    put.document = document;
+                    put.tongue = Tongue::of_metadata(&document.metadata).unwrap_or(put.tongue);
                 }
                 self.changed_documents.insert(document.id, document);
             }
@@ -47,7 +62,7 @@ impl<'a> Batch<'a> {
                 }
             }
             ChangeKind::DeleteDocument { document_id } => {
-                self.puts.retain(|_, (document, _)| document.id != *document_id);
+                self.puts.retain(|_, put| put.document.id != *document_id);
                 self.changed_documents.remove(document_id);
                 self.deleted_documents.insert(*document_id);
             }

@@ -1,4 +1,4 @@
-//! The fields of the keyword index, and how text becomes words.
+//! The fields of the keyword index.
 
 use raglan_pipeline::domain::{ChunkId, Collection, Document, DocumentId, IndexChunk, Tenant};
 use tantivy::{
@@ -7,33 +7,23 @@ use tantivy::{
         BytesOptions, FAST, Field, IndexRecordOption, STORED, STRING, Schema, TextFieldIndexing, TextOptions,
         Value,
     },
-    tokenizer::{
-        AsciiFoldingFilter, Language, LowerCaser, RemoveLongFilter, SimpleTokenizer, Stemmer, StopWordFilter,
-        TextAnalyzer,
-    },
+    tokenizer::{TextAnalyzer, WhitespaceTokenizer},
 };
 use uuid::Uuid;
 
+use super::{analysis::Analyser, language::Tongue};
 use crate::replica::terms;
 
-/// The name under which the analyser is registered. Part of the format: see [`FORMAT`].
-pub(super) const ANALYSER: &str = "raglan_english";
-/// Rises whenever the fields or the analyser change, so that an index of an older release is built anew.
-pub(super) const FORMAT: u32 = 1;
-/// Words of more bytes are left out: they are encoded data, not language.
-const LONGEST_WORD: usize = 100;
+/// The name of what takes words apart again. Part of the format: see [`FORMAT`].
+pub(super) const SPLITTER: &str = "raglan_words";
+/// Rises whenever the fields or the analysis change, so that an index of an older release is built anew.
+pub(super) const FORMAT: u32 = 2;
 pub(super) const CHUNK_HIGH: &str = "chunk_high";
 pub(super) const CHUNK_LOW: &str = "chunk_low";
 
-/// English text to words: split at what is neither letter nor digit, lower case, without accents, without stop words, stemmed
-/// (Porter 2).
-pub(super) fn analyser() -> TextAnalyzer {
-    let words = TextAnalyzer::builder(SimpleTokenizer::default())
-        .filter(RemoveLongFilter::limit(LONGEST_WORD))
-        .filter(LowerCaser)
-        .filter(AsciiFoldingFilter);
-    let stop_words = StopWordFilter::new(Language::English).unwrap_or_else(|| StopWordFilter::remove([]));
-    words.filter(stop_words).filter(Stemmer::new(Language::English)).build()
+/// How an entry's words depend on its language is nothing that tantivy knows of: they are made before, and come with spaces between them.
+pub(super) fn splitter() -> TextAnalyzer {
+    TextAnalyzer::from(WhitespaceTokenizer::default())
 }
 
 /// The fields. A chunk is one entry.
@@ -46,10 +36,14 @@ pub(super) struct Fields {
     /// it differs from corpus to corpus (nDCG@10 on SciFact, XQuAD and a multi-hop set: 0.694, 0.911, 0.671 apart, and 0.692, 0.926,
     /// 0.681 together).
     pub body: Field,
-    /// Tenant and collection in one term.
+    /// Tenant and collection in one term, and tenant, collection and language in another.
     pub scope: Field,
     /// See [`terms`].
     pub metadata: Field,
+    /// The code of the language, not searched.
+    stored_language: Field,
+    /// The chunk's headings, verbatim, not searched. Stored, because a new title or new metadata means writing the entry again.
+    stored_headings: Field,
     /// The chunk's text, verbatim, not searched.
     stored_text: Field,
     document: Field,
@@ -64,15 +58,16 @@ impl Fields {
     pub(super) fn new() -> Self {
         let mut schema = Schema::builder();
         let words = TextFieldIndexing::default()
-            .set_tokenizer(ANALYSER)
+            .set_tokenizer(SPLITTER)
             .set_index_option(IndexRecordOption::WithFreqs)
             .set_fieldnorms(true);
         let text = TextOptions::default().set_indexing_options(words);
         let id = BytesOptions::default().set_indexed();
         let title = schema.add_text_field("title", text.clone());
-        // Stored, because a new title or new metadata means writing the entry again.
-        let headings = schema.add_text_field("headings", text.clone().set_stored());
+        let headings = schema.add_text_field("headings", text.clone());
         let body = schema.add_text_field("body", text);
+        let stored_language = schema.add_text_field("language", STORED);
+        let stored_headings = schema.add_text_field("heading_path", STORED);
         let stored_text = schema.add_text_field("text", STORED);
         let scope = schema.add_text_field("scope", STRING);
         let metadata = schema.add_text_field("metadata", STRING);
@@ -85,6 +80,8 @@ impl Fields {
             title,
             headings,
             body,
+            stored_language,
+            stored_headings,
             stored_text,
             scope,
             metadata,
@@ -95,18 +92,30 @@ impl Fields {
         }
     }
 
-    /// A chunk as an entry.
-    pub(super) fn entry(&self, document: &Document, chunk: &IndexChunk) -> TantivyDocument {
+    /// A chunk of a document of this language as an entry.
+    pub(super) fn entry(
+        &self,
+        analyser: &Analyser,
+        tongue: Tongue,
+        document: &Document,
+        chunk: &IndexChunk,
+    ) -> TantivyDocument {
+        let words = |text: &str| analyser.words(tongue, text);
         let mut entry = TantivyDocument::new();
-        entry.add_text(self.title, &document.title);
-        entry.add_text(self.body, &document.title);
+        let title = words(&document.title);
+        entry.add_text(self.title, &title);
+        entry.add_text(self.body, &title);
         for heading in &chunk.heading_path {
-            entry.add_text(self.headings, heading);
-            entry.add_text(self.body, heading);
+            let words = words(heading);
+            entry.add_text(self.headings, &words);
+            entry.add_text(self.body, &words);
+            entry.add_text(self.stored_headings, heading);
         }
-        entry.add_text(self.body, &chunk.text);
+        entry.add_text(self.body, words(&chunk.text));
         entry.add_text(self.stored_text, &chunk.text);
+        entry.add_text(self.stored_language, tongue.code());
         entry.add_text(self.scope, scope_term(&document.tenant, &document.collection));
+        entry.add_text(self.scope, language_term(&document.tenant, &document.collection, tongue));
         for term in terms::of_metadata(&document.metadata) {
             entry.add_text(self.metadata, term);
         }
@@ -118,17 +127,14 @@ impl Fields {
         entry
     }
 
-    /// The chunk of a stored entry; none where a field is missing.
-    pub(super) fn stored_chunk(&self, entry: &TantivyDocument) -> Option<IndexChunk> {
+    /// The chunk of a stored entry and its language; none where a field is missing.
+    pub(super) fn stored_chunk(&self, entry: &TantivyDocument) -> Option<(IndexChunk, Tongue)> {
         let id = Uuid::from_slice(entry.get_first(self.chunk)?.as_bytes()?).ok()?;
         let text = entry.get_first(self.stored_text)?.as_str()?.to_owned();
-        let headings = entry.get_all(self.headings).map(|heading| heading.as_str().map(str::to_owned));
-        Some(IndexChunk {
-            id: ChunkId(id),
-            heading_path: headings.collect::<Option<_>>()?,
-            text,
-            embedding: None,
-        })
+        let headings = entry.get_all(self.stored_headings).map(|heading| heading.as_str().map(str::to_owned));
+        let heading_path = headings.collect::<Option<_>>()?;
+        let tongue = Tongue::of_code(entry.get_first(self.stored_language)?.as_str()?)?;
+        Some((IndexChunk { id: ChunkId(id), heading_path, text, embedding: None }, tongue))
     }
 
     pub(super) fn chunk_term(&self, chunk: ChunkId) -> Term {
@@ -142,9 +148,17 @@ impl Fields {
     pub(super) fn scope_term(&self, tenant: &Tenant, collection: &Collection) -> Term {
         Term::from_field_text(self.scope, &scope_term(tenant, collection))
     }
+
+    pub(super) fn language_term(&self, tenant: &Tenant, collection: &Collection, tongue: Tongue) -> Term {
+        Term::from_field_text(self.scope, &language_term(tenant, collection, tongue))
+    }
 }
 
 /// A slash occurs in no name.
 fn scope_term(tenant: &Tenant, collection: &Collection) -> String {
     format!("{tenant}/{collection}")
+}
+
+fn language_term(tenant: &Tenant, collection: &Collection, tongue: Tongue) -> String {
+    format!("{tenant}/{collection}/{}", tongue.code())
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     checked_directory::CheckedDirectory,
-    schema::{ANALYSER, FORMAT, Fields, analyser},
+    schema::{FORMAT, Fields, SPLITTER, splitter},
 };
 use crate::replica::Held;
 
@@ -125,7 +125,7 @@ fn make(dir: &Path, fields: &Fields) -> PortResult<(Opened, Held)> {
 }
 
 fn opened(index: Index) -> tantivy::Result<Opened> {
-    index.tokenizers().register(ANALYSER, analyser());
+    index.tokenizers().register(SPLITTER, splitter());
     let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
     Ok(Opened { index, reader })
 }

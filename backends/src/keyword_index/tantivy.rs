@@ -15,15 +15,17 @@ use raglan_pipeline::{
 };
 use tantivy::{
     IndexReader, IndexWriter, Searcher, TantivyDocument, collector::DocSetCollector, query::TermQuery,
-    schema::IndexRecordOption, tokenizer::TextAnalyzer,
+    schema::IndexRecordOption,
 };
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
-    batch::Batch,
-    schema::{Fields, analyser},
-    search,
+    analysis::Analyser,
+    batch::{Batch, Put},
+    language::Tongue,
+    schema::Fields,
+    search::Search,
     storage::{self, Opened, failed},
 };
 use crate::replica::{self, Held, Progress};
@@ -55,7 +57,7 @@ struct Inner {
     dir: PathBuf,
     settings: TantivySettings,
     fields: Fields,
-    analyser: TextAnalyzer,
+    analyser: Analyser,
     progress: Progress,
     reader: Mutex<IndexReader>,
     /// Held by whoever changes the index.
@@ -96,7 +98,7 @@ impl TantivyIndex {
             dir: dir.to_owned(),
             settings,
             fields,
-            analyser: analyser(),
+            analyser: Analyser::new(),
             progress: Progress::new(held),
             reader: Mutex::new(opened.reader.clone()),
             writing: Mutex::new(Writing { writer: Some(storage::writer(&opened.index)?), opened }),
@@ -153,8 +155,13 @@ impl KeywordIndex for TantivyIndex {
         })?;
         self.blocking(move |inner| {
             let _permit = permit;
-            let words = search::words(&mut inner.analyser.clone(), &text);
-            search::search(&inner.searcher(), &inner.fields, &inner.settings, &words, &scope)
+            let search = Search {
+                searcher: &inner.searcher(),
+                fields: &inner.fields,
+                settings: &inner.settings,
+                scope: &scope,
+            };
+            search.run(&inner.analyser, &text)
         })
         .await
     }
@@ -196,17 +203,20 @@ impl Inner {
             writer.delete_term(fields.document_term(*id));
             for entry in entries {
                 let stored: TantivyDocument = before.doc(entry).map_err(failed)?;
-                let chunk = fields.stored_chunk(&stored).ok_or_else(|| {
+                let (chunk, tongue) = fields.stored_chunk(&stored).ok_or_else(|| {
                     PortError::new(ErrorKind::Corrupt, "an entry of the keyword index lacks a field")
                 })?;
                 if batch.keeps(*id, chunk.id) {
-                    writer.add_document(fields.entry(document, &chunk)).map_err(failed)?;
+                    let tongue = Tongue::of_metadata(&document.metadata).unwrap_or(tongue);
+                    let entry = fields.entry(&self.analyser, tongue, document, &chunk);
+                    writer.add_document(entry).map_err(failed)?;
                 }
             }
         }
-        for (document, chunk) in batch.puts.values() {
+        for Put { document, chunk, tongue } in batch.puts.values() {
             writer.delete_term(fields.chunk_term(chunk.id));
-            writer.add_document(fields.entry(document, chunk)).map_err(failed)?;
+            let entry = fields.entry(&self.analyser, *tongue, document, chunk);
+            writer.add_document(entry).map_err(failed)?;
         }
         Ok(())
     }

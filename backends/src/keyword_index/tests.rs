@@ -191,3 +191,116 @@ fn weights_must_be_numbers() {
         assert_eq!(TantivyIndex::open_with(root.path(), settings).err().unwrap().kind(), ErrorKind::Invalid);
     }
 }
+
+/// A document of one chunk with this text.
+fn of_text(metadata: serde_json::Value, text: &str) -> (raglan_pipeline::domain::Document, Change, ChunkId) {
+    let document = corpus::document("", metadata);
+    let chunk = raglan_pipeline::domain::IndexChunk {
+        heading_path: Vec::new(),
+        text: text.to_owned(),
+        ..corpus::chunk(&document, 0, 0)
+    };
+    let id = chunk.id;
+    let kind = raglan_pipeline::domain::ChangeKind::PutChunks {
+        document: Box::new(document.clone()),
+        chunks: vec![chunk],
+    };
+    (document, Change { position: 0, kind }, id)
+}
+
+const GERMAN: &str = "Die Kündigungsfristen der Verträge sind gesetzlich geregelt. Wer seine Wohnungen vermietet, muss den \
+    Mietern die Häuser und Gärten in gutem Zustand übergeben und darf ihnen nicht ohne Grund kündigen.";
+const FRENCH: &str = "Les locataires doivent payer leurs loyers chaque mois. Les propriétaires entretiennent les maisons et les \
+    jardins, et ils ne peuvent pas résilier les contrats sans raison valable ni sans préavis.";
+const ENGLISH: &str = "Tenants pay their rents every month. The owners maintain the houses and the gardens, and they cannot cancel \
+    the contracts without a valid reason or without giving notice in writing.";
+const JAPANESE: &str =
+    "賃貸契約の解約には三か月前の通知が必要です。家主は正当な理由なく契約を解除できません。";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_document_is_found_by_the_forms_of_its_own_language() {
+    let root = TempDir::new().unwrap();
+    let index = TantivyIndex::open(root.path()).unwrap();
+    let mut ids = Vec::new();
+    for (position, text) in (1..).zip([GERMAN, FRENCH, ENGLISH, JAPANESE]) {
+        let (_, change, id) = of_text(json!({}), text);
+        index.apply(vec![Change { position, ..change }]).await.unwrap();
+        ids.push(id);
+    }
+    for (question, found) in [
+        ("Kündigungsfrist", vec![0]),
+        ("Welcher Vertrag?", vec![0]),
+        ("Haus", vec![0]),
+        ("loyer", vec![1]),
+        ("propriétaire", vec![1]),
+        ("owner's reasons", vec![2]),
+        ("rent", vec![2]),
+        ("契約", vec![3]),
+        ("解約の通知", vec![3]),
+        // Stop words of German and of French are words of English texts where they are not stop words.
+        ("und der les", vec![]),
+    ] {
+        let mut hits = all(&index, question).await;
+        hits.sort();
+        let mut expected: Vec<ChunkId> = found.iter().map(|n: &usize| ids[*n]).collect();
+        expected.sort();
+        assert_eq!(hits, expected, "{question}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_language_stays_when_the_title_changes_and_changes_when_the_metadata_says_so() {
+    let root = TempDir::new().unwrap();
+    let index = TantivyIndex::open(root.path()).unwrap();
+    // Too short to be told: the metadata says it.
+    let (mut document, change, id) = of_text(json!({"language": "de"}), "Häuser");
+    index.apply(vec![Change { position: 1, ..change }]).await.unwrap();
+    assert_eq!(all(&index, "Haus").await, [id]);
+    let put = |position, document: &raglan_pipeline::domain::Document| Change {
+        position,
+        kind: raglan_pipeline::domain::ChangeKind::PutDocument { document: Box::new(document.clone()) },
+    };
+    document.title = "Gärten".to_owned();
+    document.metadata = corpus::object(json!({}));
+    index.apply(vec![put(2, &document)]).await.unwrap();
+    assert_eq!(all(&index, "Haus").await, [id], "it stays what it was");
+    assert_eq!(all(&index, "Garten").await, [id]);
+    document.metadata = corpus::object(json!({"language": "en"}));
+    index.apply(vec![put(3, &document)]).await.unwrap();
+    assert!(all(&index, "Haus").await.is_empty());
+    assert_eq!(all(&index, "hauser").await, [id]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_another_release_is_built_anew() {
+    // Of another format, with the same fields.
+    let root = TempDir::new().unwrap();
+    let index = TantivyIndex::open(root.path()).unwrap();
+    let (_, change, _) = of_text(json!({}), ENGLISH);
+    index.apply(vec![Change { position: 1, ..change.clone() }]).await.unwrap();
+    {
+        let mut writing = index.inner.writing();
+        let writer = writing.writer.as_mut().unwrap();
+        let mut commit = writer.prepare_commit().unwrap();
+        let older = super::super::schema::FORMAT - 1;
+        commit.set_payload(&json!({"format": older, "position": 1, "history": null}).to_string());
+        commit.commit().unwrap();
+    }
+    drop(index);
+    let index = TantivyIndex::open(root.path()).unwrap();
+    assert_eq!((index.position(), index.count().await.unwrap()), (0, 0));
+    index.apply(vec![Change { position: 1, ..change.clone() }]).await.unwrap();
+    assert_eq!(all(&index, "tenants").await.len(), 1);
+
+    // With other fields.
+    let root = TempDir::new().unwrap();
+    let directory = tantivy::directory::MmapDirectory::open(root.path()).unwrap();
+    let mut schema = tantivy::schema::Schema::builder();
+    schema.add_text_field("another", tantivy::schema::TEXT);
+    let checked = super::super::checked_directory::CheckedDirectory(directory);
+    drop(tantivy::Index::create(checked, schema.build(), tantivy::IndexSettings::default()).unwrap());
+    let index = TantivyIndex::open(root.path()).unwrap();
+    assert_eq!(index.position(), 0);
+    index.apply(vec![Change { position: 1, ..change }]).await.unwrap();
+    assert_eq!(all(&index, "tenants").await.len(), 1);
+}

@@ -6,10 +6,12 @@ use half::{f16, slice::HalfFloatSliceExt};
 use raglan_pipeline::ports::{ErrorKind, PortError, PortResult};
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
 
-use super::usearch::UsearchSettings;
+use super::{rows::Bytes, usearch::UsearchSettings};
 
 /// The fewest vectors that room is made for.
 const SMALLEST: usize = 64;
+/// usearch's own setting, which counts where a search asks for fewer. Ours always asks for as many as it wants.
+const FEWEST_CANDIDATES: usize = 1;
 /// Fewer vectors than this are added by one thread: starting more would take longer.
 const WORTH_A_THREAD: usize = 64;
 
@@ -22,16 +24,19 @@ pub(super) struct Shape {
     pub threads: usize,
 }
 
-/// A question, with its length.
+/// A question, of unit length, and as bytes.
 pub(super) struct Query {
     vector: Vec<f32>,
-    norm: f32,
+    pub bytes: Bytes,
 }
 
 impl Query {
     /// None where the vector has no direction: zero, or not finite.
     pub(super) fn new(vector: &[f32]) -> Option<Self> {
-        Some(Self { vector: vector.to_vec(), norm: norm(vector)? })
+        let norm = norm(vector)?;
+        let mut unit = Vec::with_capacity(vector.len());
+        scale(vector, norm, &mut unit);
+        Some(Self { vector: unit, bytes: Bytes::of(vector, norm) })
     }
 }
 
@@ -41,7 +46,13 @@ pub(super) fn norm(vector: &[f32]) -> Option<f32> {
     (norm.is_finite() && norm > 0.0).then_some(norm)
 }
 
-/// Vectors by number. Numbers are given by the caller, each once. Searching and adding may happen at the same time;
+/// Brings a vector of this length to unit length.
+fn scale(vector: &[f32], norm: f32, unit: &mut Vec<f32>) {
+    unit.clear();
+    unit.extend(vector.iter().map(|x| x / norm));
+}
+
+/// Vectors by number, brought to unit length. Numbers are given by the caller, each once. Searching and adding may happen at the same time;
 /// making room may not, and takes the graph exclusively.
 pub(super) struct Graph {
     index: Index,
@@ -52,11 +63,12 @@ impl Graph {
     pub(super) fn new(shape: Shape) -> PortResult<Self> {
         let options = IndexOptions {
             dimensions: shape.dimension,
-            metric: MetricKind::Cos,
+            // That of unit vectors is their cosine, and takes 23 ns to compute where the cosine itself, which sums three products, takes 39 ns (384 numbers).
+            metric: MetricKind::IP,
             quantization: ScalarKind::F16,
             connectivity: shape.settings.connectivity,
             expansion_add: shape.settings.expansion_add,
-            expansion_search: shape.settings.expansion_search,
+            expansion_search: FEWEST_CANDIDATES,
             multi: false,
         };
         let mut graph = Self { index: Index::new(&options).map_err(|e| failed("making", e))?, shape };
@@ -68,11 +80,14 @@ impl Graph {
     pub(super) fn load(path: &Path, shape: Shape) -> PortResult<Self> {
         let mut graph = Self::new(shape)?;
         graph.index.load(utf8(path)?).map_err(|e| failed("loading", e))?;
-        if graph.index.dimensions() != shape.dimension || graph.index.scalar_kind() != ScalarKind::F16 {
+        if graph.index.dimensions() != shape.dimension
+            || graph.index.scalar_kind() != ScalarKind::F16
+            || graph.index.metric_kind() != MetricKind::IP
+        {
             return Err(PortError::new(ErrorKind::Corrupt, "the saved graph is of another shape"));
         }
         graph.index.change_expansion_add(shape.settings.expansion_add);
-        graph.index.change_expansion_search(shape.settings.expansion_search);
+        graph.index.change_expansion_search(FEWEST_CANDIDATES);
         graph.make_room(0)?;
         Ok(graph)
     }
@@ -111,12 +126,17 @@ impl Graph {
             .map_err(|e| failed("making room in", e))
     }
 
-    /// Adds vectors, on several threads where there are many. Room must have been made. After an error some may have been added.
-    pub(super) fn add(&self, entries: &[(u32, &[f32])]) -> PortResult<()> {
-        let threads = (entries.len() / WORTH_A_THREAD).clamp(1, self.shape.threads);
+    /// Adds vectors, on so many threads where there are many. Room must have been made. After an error some may have been added.
+    pub(super) fn add(&self, entries: &[(u32, &[f32])], threads: usize) -> PortResult<()> {
+        let threads = (entries.len() / WORTH_A_THREAD).clamp(1, threads.clamp(1, self.shape.threads));
         let share = entries.len().div_ceil(threads).max(1);
         let add = |entries: &[(u32, &[f32])]| {
-            entries.iter().try_for_each(|(key, vector)| self.index.add(u64::from(*key), vector))
+            let mut unit = Vec::with_capacity(self.shape.dimension);
+            entries.iter().try_for_each(|(key, vector)| {
+                // One without a direction, which the caller keeps away, would be near nothing.
+                scale(vector, norm(vector).unwrap_or(f32::INFINITY), &mut unit);
+                self.index.add(u64::from(*key), &unit)
+            })
         };
         let done = std::thread::scope(|scope| {
             let mut shares = entries.chunks(share);
@@ -134,24 +154,40 @@ impl Graph {
         done.into_iter().collect()
     }
 
-    /// About the `limit` nearest of the vectors that are allowed.
+    /// A walk through the graph that keeps so many candidates. Returns them, about the nearest of those that are allowed, best first.
     pub(super) fn nearest(
         &self,
         query: &Query,
-        limit: usize,
-        allow: impl Fn(u32) -> bool,
+        candidates: usize,
+        allow: Option<impl Fn(u32) -> bool>,
     ) -> PortResult<Vec<u32>> {
-        let allow = |key: u64| u32::try_from(key).is_ok_and(&allow);
-        let matches =
-            self.index.filtered_search(&query.vector, limit, allow).map_err(|e| failed("searching", e))?;
-        Ok(matches.keys.into_iter().filter_map(|key| u32::try_from(key).ok()).collect())
+        // usearch keeps at least as many candidates as it is asked for results.
+        let matches = match allow {
+            Some(allow) => {
+                let allow = |key: u64| u32::try_from(key).is_ok_and(&allow);
+                self.index.filtered_search(&query.vector, candidates, allow)
+            }
+            None => self.index.search(&query.vector, candidates),
+        };
+        let keys = matches.map_err(|e| failed("searching", e))?.keys;
+        Ok(keys.into_iter().filter_map(|key| u32::try_from(key).ok()).collect())
+    }
+
+    /// The instructions that distances are computed with, as usearch names them; `serial` where it found none to be of use.
+    pub(super) fn instructions(&self) -> String {
+        self.index.hardware_acceleration()
+    }
+
+    /// Bytes of memory.
+    pub(super) fn memory(&self) -> usize {
+        self.index.memory_usage()
     }
 
     /// The cosine between the question and a vector; none where there is no such vector.
     pub(super) fn cosine(&self, key: u32, query: &Query, scratch: &mut Scratch) -> PortResult<Option<f32>> {
         let Some(vector) = self.read(key, scratch)? else { return Ok(None) };
         let (dot, square) = dot_and_square(&query.vector, vector);
-        let cosine = dot / (query.norm * square.sqrt());
+        let cosine = dot / square.sqrt();
         Ok(cosine.is_finite().then(|| cosine.clamp(-1.0, 1.0)))
     }
 

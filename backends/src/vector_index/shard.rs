@@ -1,25 +1,28 @@
-//! The vectors of one collection: a graph, and the table of what is in it.
+//! The vectors of one collection: a graph, the rows to scan, and the table of what is in them.
+
+use std::cell::Cell;
 
 use raglan_pipeline::{
     domain::{Collection, LogPosition, MetadataFilter, Tenant},
     ports::{ErrorKind, Hit, PortError, PortResult},
 };
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{
     graph::{Graph, Query, Scratch, Shape},
+    plan::{Case, Way},
+    rows::{Bytes, Rows},
     table::{Selection, Table},
 };
 
-/// A graph search takes about as long as comparing this many vectors for each candidate that it keeps: at 128 candidates 0.4 ms
-/// (100,000 × 384), against 0.3 µs for one vector.
-const LOOKED_AT: usize = 10;
 /// A shard is compacted when so many of its vectors are dead …
 const DEAD_AT_LEAST: usize = 1024;
 /// … and they are more than one in this many of all.
 const DEAD_SHARE: usize = 4;
-/// Vectors copied at a time by a compaction.
-const COPIED_AT_ONCE: usize = 1024;
+/// Of what a scan of the bytes finds best, so many times what is wanted, and so many more, are compared again with the f16.
+const AGAIN: usize = 2;
+const AGAIN_AT_LEAST: usize = 32;
 
 /// Which shard: collections are searched one at a time, so each has a graph of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -31,60 +34,115 @@ pub(super) struct Scope {
 /// The vectors of one collection.
 pub(super) struct Shard {
     pub graph: Graph,
+    pub rows: Rows,
     pub table: Table,
-    /// The number that the next vector gets. Vectors whose adding failed half-way leave gaps.
-    pub next_key: u32,
     /// The last change that it took part in.
     pub changed_at: LogPosition,
+    /// Changes when its vectors are numbered anew, so that who read it before knows.
+    pub numbering: Uuid,
 }
 
 impl Shard {
     pub(super) fn new(shape: Shape) -> PortResult<Self> {
-        Ok(Self { graph: Graph::new(shape)?, table: Table::default(), next_key: 0, changed_at: 0 })
+        Ok(Self::of(Graph::new(shape)?, shape))
     }
 
-    /// The chunks nearest to the question, best first.
-    ///
-    /// Exact where the filter leaves few enough that comparing each costs less than walking the graph: a walk must meet about as many
-    /// vectors more as the filter leaves out.
+    /// A shard of the vectors of a graph, with nothing known of them.
+    pub(super) fn of(graph: Graph, shape: Shape) -> Self {
+        Self {
+            graph,
+            rows: Rows::new(shape.dimension),
+            table: Table::default(),
+            changed_at: 0,
+            numbering: Uuid::new_v4(),
+        }
+    }
+
+    /// The number that the next vector gets. Vectors whose adding failed half-way leave gaps.
+    pub(super) fn next_key(&self) -> u32 {
+        u32::try_from(self.rows.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Makes room in the graph for vectors that are about to be added to it, and takes their rows. Returns the first one's number.
+    pub(super) fn grow(&mut self, rows: &[Bytes]) -> PortResult<u32> {
+        let first = self.next_key();
+        if (u32::MAX as usize).saturating_sub(first as usize) <= rows.len() {
+            return Err(PortError::new(
+                ErrorKind::Overloaded,
+                "a collection holds at most four thousand million vectors",
+            ));
+        }
+        self.graph.make_room(rows.len())?;
+        rows.iter().for_each(|row| self.rows.push(row));
+        Ok(first)
+    }
+
+    /// The chunks nearest to the question, best first. Scores are computed in one way, whichever way the chunks were found.
     pub(super) fn search(
         &self,
         query: &Query,
         filter: &MetadataFilter,
         limit: usize,
-        expansion: usize,
+        (shape, way): (Shape, Way),
     ) -> PortResult<Vec<Hit>> {
         let selection = self.table.select(filter);
-        let all = self.graph.len();
-        let limit = limit.min(self.table.len());
-        let affordable = (expansion.max(limit) * LOOKED_AT).saturating_mul(all).isqrt();
-        let count = selection.count(affordable);
-        let limit = limit.min(count);
+        let limit = limit.min(selection.len());
         if limit == 0 {
             return Ok(Vec::new());
         }
-        if count <= affordable {
-            return self.score(query, selection.keys(), limit);
-        }
-        let found = self.graph.nearest(query, limit, |key| selection.allows(key))?;
-        if found.len() < limit {
+        let case = Case { all: self.graph.len(), allowed: selection.len(), limit };
+        let scan = match way {
+            Way::Cheaper => case.scan_is_cheaper(&shape.settings),
+            Way::Walk => false,
+            Way::Scan => true,
+        };
+        let walked = if scan { None } else { self.walk(query, &selection, case, (shape, way))? };
+        let keys = match walked {
             // Not every vector can be reached from every other one; what there is must be found all the same.
-            return self.scan(query, &selection, limit);
-        }
-        self.score(query, found.into_iter(), limit)
+            Some(found) if found.len() >= limit => found,
+            _ => self.scan(query, &selection, again(limit)),
+        };
+        self.score(query, keys.into_iter().take(again(limit)), limit)
     }
 
-    /// Compares the question with every chunk of the selection.
-    pub(super) fn scan(
+    /// About the nearest by a walk through the graph; none where it gave up.
+    fn walk(
         &self,
         query: &Query,
         selection: &Selection<'_>,
-        limit: usize,
-    ) -> PortResult<Vec<Hit>> {
-        self.score(query, selection.keys(), limit)
+        case: Case,
+        (shape, way): (Shape, Way),
+    ) -> PortResult<Option<Vec<u32>>> {
+        let candidates = case.candidates(&shape.settings);
+        let allow = |key| selection.contains(key);
+        if case.allowed == case.all {
+            return self.graph.nearest(query, candidates, None::<fn(u32) -> bool>).map(Some);
+        }
+        if way == Way::Walk {
+            return self.graph.nearest(query, candidates, Some(allow)).map(Some);
+        }
+        let (asked, most) = (Cell::new(0), case.most_asked(&shape.settings));
+        let allow_or_give_up = |key| {
+            asked.set(asked.get() + 1);
+            // A walk that takes everything soon has what it wants.
+            asked.get() > most || allow(key)
+        };
+        let found = self.graph.nearest(query, candidates, Some(allow_or_give_up))?;
+        Ok((asked.get() <= most).then_some(found))
     }
 
-    /// The best of these. Scores are computed in one way, however the chunks were found.
+    /// The nearest by the bytes of every vector of the selection.
+    fn scan(&self, query: &Query, selection: &Selection<'_>, most: usize) -> Vec<u32> {
+        let cosine = |key| Some((self.rows.cosine(key, &query.bytes)?, key));
+        let mut scored: Vec<(f32, u32)> = selection.keys().filter_map(cosine).collect();
+        if scored.len() > most {
+            scored.select_nth_unstable_by(most, |a, b| b.0.total_cmp(&a.0));
+            scored.truncate(most);
+        }
+        scored.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// The best of these, by the vectors as they are kept.
     fn score(&self, query: &Query, keys: impl Iterator<Item = u32>, limit: usize) -> PortResult<Vec<Hit>> {
         let mut scratch = Scratch::default();
         let mut hits = Vec::new();
@@ -95,12 +153,8 @@ impl Shard {
                 hits.push(Hit { chunk_id, score });
             }
         }
-        let best_first = |a: &Hit, b: &Hit| b.score.total_cmp(&a.score).then(a.chunk_id.cmp(&b.chunk_id));
-        if hits.len() > limit {
-            hits.select_nth_unstable_by(limit, best_first);
-            hits.truncate(limit);
-        }
-        hits.sort_unstable_by(best_first);
+        hits.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then(a.chunk_id.cmp(&b.chunk_id)));
+        hits.truncate(limit);
         Ok(hits)
     }
 
@@ -110,24 +164,21 @@ impl Shard {
         dead >= DEAD_AT_LEAST && dead * DEAD_SHARE > self.graph.len()
     }
 
-    /// A graph of the live vectors alone, numbered as [`Table::renumber`] will number them.
-    pub(super) fn compacted(&self, shape: Shape) -> PortResult<Graph> {
-        let mut graph = Graph::new(shape)?;
-        graph.make_room(self.table.len())?;
-        let keys: Vec<u32> = self.table.keys().collect();
+    /// Fills the rows from the graph, which holds every vector, and leaves the numbers up to this one that it does not hold empty.
+    pub(super) fn fill_rows(&mut self, next_key: u32) -> PortResult<()> {
         let mut scratch = Scratch::default();
-        for (batch, keys) in keys.chunks(COPIED_AT_ONCE).enumerate() {
-            let mut vectors: Vec<Vec<f32>> = Vec::with_capacity(keys.len());
-            for key in keys {
-                let vector = self.graph.read(*key, &mut scratch)?;
-                let vector =
-                    vector.ok_or_else(|| PortError::new(ErrorKind::Corrupt, "a vector is missing"))?;
-                vectors.push(vector.to_vec());
+        for key in self.next_key()..next_key {
+            match self.graph.read(key, &mut scratch)?.and_then(|v| Some(Bytes::of(v, super::graph::norm(v)?)))
+            {
+                Some(row) => self.rows.push(&row),
+                None => self.rows.push_nothing(),
             }
-            let first = (batch * COPIED_AT_ONCE) as u32;
-            let entries: Vec<(u32, &[f32])> = (first..).zip(vectors.iter().map(Vec::as_slice)).collect();
-            graph.add(&entries)?;
         }
-        Ok(graph)
+        Ok(())
     }
+}
+
+/// How many of the best are compared again.
+fn again(limit: usize) -> usize {
+    limit.saturating_mul(AGAIN).saturating_add(AGAIN_AT_LEAST)
 }

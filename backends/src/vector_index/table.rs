@@ -1,15 +1,14 @@
 //! What is known of the vectors of one graph: whose they are, and what they can be filtered by.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use raglan_pipeline::domain::{ChunkId, DocumentId, MetadataFilter};
+use roaring::RoaringBitmap;
 
 use crate::replica::terms;
 
-/// Chunks by the number of their vector, with the terms of their metadata.
+/// Chunks by the number of their vector, with the terms of their metadata. Each term has the numbers of its chunks as a compressed
+/// bitmap (Roaring, <https://arxiv.org/abs/1402.6407>), so that a filter becomes the set of what it leaves by a few set operations.
 ///
 /// Chunks of one document with the same metadata form a *group*, so that metadata is kept once. A document has more than one
 /// group only while a version of it with other metadata is being written.
@@ -22,7 +21,7 @@ pub(super) struct Table {
     groups: HashMap<u32, Group>,
     next_group: u32,
     documents: HashMap<DocumentId, Vec<u32>>,
-    postings: HashMap<Arc<str>, Posting>,
+    postings: HashMap<Arc<str>, RoaringBitmap>,
 }
 
 #[derive(Clone, Copy)]
@@ -37,14 +36,6 @@ pub(super) struct Group {
     /// Sorted.
     pub terms: Vec<Arc<str>>,
     pub keys: Vec<u32>,
-}
-
-/// Where a term occurs.
-#[derive(Default)]
-struct Posting {
-    groups: HashSet<u32>,
-    /// Chunks in these groups.
-    chunks: usize,
 }
 
 impl Table {
@@ -73,9 +64,13 @@ impl Table {
         self.groups.values()
     }
 
-    /// The live numbers, ascending.
-    pub(super) fn keys(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..self.next_key()).filter(|key| self.slots[*key as usize].is_some())
+    /// The live numbers from this one on, ascending.
+    pub(super) fn keys_from(&self, first: u32) -> impl Iterator<Item = u32> + '_ {
+        (first..self.next_key()).filter(|key| self.is_live(*key))
+    }
+
+    fn is_live(&self, key: u32) -> bool {
+        self.slots.get(key as usize).is_some_and(Option::is_some)
     }
 
     pub(super) fn chunk(&self, key: u32) -> Option<ChunkId> {
@@ -92,9 +87,7 @@ impl Table {
         if let Some(entry) = self.groups.get_mut(&group) {
             entry.keys.push(key);
             for term in &entry.terms {
-                if let Some(posting) = self.postings.get_mut(term) {
-                    posting.chunks += 1;
-                }
+                self.postings.entry(term.clone()).or_default().insert(key);
             }
         }
     }
@@ -116,9 +109,7 @@ impl Table {
         }
         if let Some(group) = self.groups.get_mut(&id) {
             for term in &group.terms {
-                if let Some(posting) = self.postings.get_mut(term) {
-                    posting.chunks += keys.len();
-                }
+                self.postings.entry(term.clone()).or_default().extend(keys.iter().copied());
             }
             group.keys = keys;
         }
@@ -129,22 +120,21 @@ impl Table {
         let Some(key) = self.chunks.remove(&chunk) else { return };
         let Some(slot) = self.slots[key as usize].take() else { return };
         let Some(group) = self.groups.get_mut(&slot.group) else { return };
-        if let Some(place) = group.keys.iter().position(|held| *held == key) {
-            group.keys.swap_remove(place);
-        }
-        for term in &group.terms {
-            if let Some(posting) = self.postings.get_mut(term) {
-                posting.chunks -= 1;
-            }
-        }
-        if group.keys.is_empty() {
-            let document = group.document;
-            self.drop_group(slot.group);
-            if let Some(ids) = self.documents.get_mut(&document) {
-                ids.retain(|id| *id != slot.group);
-                if ids.is_empty() {
-                    self.documents.remove(&document);
+        if group.keys.len() > 1 {
+            group.keys.retain(|held| *held != key);
+            for term in &group.terms {
+                if let Some(posting) = self.postings.get_mut(term) {
+                    posting.remove(key);
                 }
+            }
+            return;
+        }
+        let document = group.document;
+        self.drop_group(slot.group);
+        if let Some(ids) = self.documents.get_mut(&document) {
+            ids.retain(|id| *id != slot.group);
+            if ids.is_empty() {
+                self.documents.remove(&document);
             }
         }
     }
@@ -164,33 +154,50 @@ impl Table {
         self.documents.contains_key(&document)
     }
 
-    /// Numbers the live chunks anew from 0, in the order of [`keys`](Self::keys).
-    pub(super) fn renumber(&mut self) {
-        let mut new_keys = HashMap::with_capacity(self.len());
-        let live: Vec<Option<Slot>> = std::mem::take(&mut self.slots)
-            .into_iter()
-            .enumerate()
-            .filter(|(_, slot)| slot.is_some())
-            .enumerate()
-            .map(|(new, (old, slot))| {
-                new_keys.insert(old as u32, new as u32);
-                slot
-            })
-            .collect();
-        self.slots = live;
-        let renumbered = |key: &mut u32| *key = new_keys.get(key).copied().unwrap_or(*key);
-        self.chunks.values_mut().for_each(renumbered);
-        self.groups.values_mut().flat_map(|group| &mut group.keys).for_each(renumbered);
+    /// The same, numbered anew: chunk `old[n]` gets number `n`. What is not in `old`, which must ascend, is left out.
+    pub(super) fn renumbered(&self, old: &[u32]) -> Self {
+        let mut new_keys = vec![None; self.slots.len()];
+        for (new, old) in (0..).zip(old) {
+            if let Some(place) = new_keys.get_mut(*old as usize) {
+                *place = Some(new);
+            }
+        }
+        let new_key = |key: &u32| new_keys.get(*key as usize).copied().flatten();
+        let renumber = |keys: &[u32]| keys.iter().filter_map(new_key).collect::<Vec<u32>>();
+        let groups = self.groups.iter().map(|(id, group)| {
+            let Group { document, terms, keys } = group;
+            (*id, Group { document: *document, terms: terms.clone(), keys: renumber(keys) })
+        });
+        Self {
+            slots: old.iter().map(|key| self.slots.get(*key as usize).copied().flatten()).collect(),
+            chunks: self.chunks.iter().filter_map(|(chunk, key)| Some((*chunk, new_key(key)?))).collect(),
+            groups: groups.collect(),
+            next_group: self.next_group,
+            documents: self.documents.clone(),
+            postings: self
+                .postings
+                .iter()
+                .map(|(term, keys)| (term.clone(), keys.iter().filter_map(|key| new_key(&key)).collect()))
+                .collect(),
+        }
     }
 
     /// What a filter leaves of it.
     pub(super) fn select(&self, filter: &MetadataFilter) -> Selection<'_> {
-        let mut clauses: Vec<Vec<&Posting>> = terms::of_filter(filter)
-            .iter()
-            .map(|clause| clause.iter().filter_map(|term| self.postings.get(term.as_str())).collect())
-            .collect();
-        clauses.sort_by_cached_key(|clause: &Vec<&Posting>| clause.iter().map(|p| p.chunks).sum::<usize>());
-        Selection { table: self, clauses }
+        let mut clauses: Vec<Cow<'_, RoaringBitmap>> =
+            terms::of_filter(filter).iter().map(|clause| self.any_of(clause)).collect();
+        clauses.sort_by_key(|clause| clause.len());
+        let mut clauses = clauses.into_iter();
+        let keys =
+            clauses.next().map(|first| clauses.fold(first, |kept, clause| Cow::Owned(&*kept & &*clause)));
+        Selection { table: self, keys }
+    }
+
+    /// The chunks that have any of these terms.
+    fn any_of(&self, terms: &[String]) -> Cow<'_, RoaringBitmap> {
+        let mut postings = terms.iter().filter_map(|term| self.postings.get(term.as_str()));
+        let Some(first) = postings.next() else { return Cow::default() };
+        postings.fold(Cow::Borrowed(first), |any, posting| Cow::Owned(&*any | posting))
     }
 
     /// The group of a document with these terms, made where there is none.
@@ -206,13 +213,9 @@ impl Table {
         ids.push(id);
         let terms = terms
             .iter()
-            .map(|term| {
-                let term = match self.postings.get_key_value(term.as_str()) {
-                    Some((held, _)) => held.clone(),
-                    None => Arc::from(term.as_str()),
-                };
-                self.postings.entry(term.clone()).or_default().groups.insert(id);
-                term
+            .map(|term| match self.postings.get_key_value(term.as_str()) {
+                Some((held, _)) => held.clone(),
+                None => Arc::from(term.as_str()),
             })
             .collect();
         self.groups.insert(id, Group { document, terms, keys: Vec::new() });
@@ -226,11 +229,11 @@ impl Table {
 
     fn drop_group(&mut self, id: u32) -> Option<Group> {
         let group = self.groups.remove(&id)?;
+        let keys: RoaringBitmap = group.keys.iter().copied().collect();
         for term in &group.terms {
             if let Some(posting) = self.postings.get_mut(term) {
-                posting.groups.remove(&id);
-                posting.chunks -= group.keys.len();
-                if posting.groups.is_empty() {
+                *posting -= &keys;
+                if posting.is_empty() {
                     self.postings.remove(term);
                 }
             }
@@ -243,65 +246,32 @@ fn same(held: &[Arc<str>], terms: &[String]) -> bool {
     held.len() == terms.len() && held.iter().zip(terms).all(|(a, b)| **a == **b)
 }
 
-/// The chunks that a filter leaves. Nothing is computed until it is asked.
+/// The chunks that a filter leaves.
 pub(super) struct Selection<'a> {
     table: &'a Table,
-    /// A chunk is in when its group is in any posting of every clause. The narrowest clause comes first.
-    clauses: Vec<Vec<&'a Posting>>,
+    /// None where all are left.
+    keys: Option<Cow<'a, RoaringBitmap>>,
 }
 
-impl<'a> Selection<'a> {
-    /// How many chunks it has. Counts no further than about `enough`.
-    pub(super) fn count(&self, enough: usize) -> usize {
-        match &self.clauses[..] {
-            [] => self.table.len(),
-            [only] if only.len() < 2 => only.iter().map(|posting| posting.chunks).sum(),
-            _ => {
-                let mut count = 0;
-                for group in self.groups() {
-                    count += group.keys.len();
-                    if count > enough {
-                        break;
-                    }
-                }
-                count
-            }
-        }
+impl Selection<'_> {
+    /// How many chunks it has.
+    pub(super) fn len(&self) -> usize {
+        self.keys.as_ref().map_or(self.table.len(), |keys| keys.len() as usize)
     }
 
     /// Whether the chunk of this number is in it.
-    pub(super) fn allows(&self, key: u32) -> bool {
-        self.table
-            .slots
-            .get(key as usize)
-            .copied()
-            .flatten()
-            .is_some_and(|slot| self.clauses.iter().all(|clause| has(clause, slot.group)))
-    }
-
-    /// The numbers of all its chunks.
-    pub(super) fn keys(&self) -> Box<dyn Iterator<Item = u32> + '_> {
-        if self.clauses.is_empty() {
-            Box::new(self.table.keys())
-        } else {
-            Box::new(self.groups().flat_map(|group| group.keys.iter().copied()))
+    pub(super) fn contains(&self, key: u32) -> bool {
+        match &self.keys {
+            Some(keys) => keys.contains(key),
+            None => self.table.is_live(key),
         }
     }
 
-    /// The groups of the first clause, each once, that are in the others too.
-    fn groups(&self) -> impl Iterator<Item = &'a Group> + '_ {
-        let (first, others) = self.clauses.split_first().map_or((&[][..], &[][..]), |(f, o)| (&f[..], o));
-        first.iter().enumerate().flat_map(move |(index, posting)| {
-            let seen = &first[..index];
-            posting
-                .groups
-                .iter()
-                .filter(move |group| !has(seen, **group) && others.iter().all(|clause| has(clause, **group)))
-                .filter_map(|group| self.table.groups.get(group))
-        })
+    /// The numbers of all its chunks, ascending.
+    pub(super) fn keys(&self) -> Box<dyn Iterator<Item = u32> + '_> {
+        match &self.keys {
+            Some(keys) => Box::new(keys.iter()),
+            None => Box::new(self.table.keys_from(0)),
+        }
     }
-}
-
-fn has(clause: &[&Posting], group: u32) -> bool {
-    clause.iter().any(|posting| posting.groups.contains(&group))
 }

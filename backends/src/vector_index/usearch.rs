@@ -3,14 +3,20 @@
 //! Each (tenant, collection) has a graph of its own. A search is always within one collection, so a small collection beside a large one
 //! costs no recall and no time, tenants are apart by construction, and a collection that goes takes its graph along.
 //!
+//! A search goes through the graph or past every vector that the filter leaves, whichever costs less (see [`plan`](super::plan)).
+//!
 //! Deleting leaves the vector in the graph as a stepping stone that no search returns; a graph that is worn is built anew
-//! in the background of the searches. usearch's own removal would reuse the place of a removed vector while its neighbours still
+//! in the background (see [`compaction`](super::compaction)). usearch's own removal would reuse the place of a removed vector while its neighbours still
 //! point there, which costs recall with every update.
 
 use std::{
     collections::HashMap,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
 };
 
 use async_trait::async_trait;
@@ -21,9 +27,13 @@ use raglan_pipeline::{
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+pub use super::plan::Way;
 use super::{
+    compaction,
     files::{Files, Loaded, Origin},
     graph::{Query, Shape, norm},
+    plan::Case,
+    rows::Bytes,
     shard::{Scope, Shard},
 };
 use crate::replica::{self, Held, Progress, terms};
@@ -35,14 +45,29 @@ pub struct UsearchSettings {
     pub connectivity: usize,
     /// Candidates kept while adding (ef construction).
     pub expansion_add: usize,
-    /// Candidates kept while searching (ef).
+    /// Candidates kept while searching (ef) a collection of up to 100,000 vectors; larger collections and limits take more.
     pub expansion_search: usize,
 }
 
 impl Default for UsearchSettings {
     fn default() -> Self {
-        Self { connectivity: 16, expansion_add: 100, expansion_search: 128 }
+        Self { connectivity: 16, expansion_add: 200, expansion_search: 96 }
     }
+}
+
+/// What an index consists of.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UsearchStats {
+    /// Vectors that can be found.
+    pub live: usize,
+    /// Vectors that were deleted and are still in the graphs.
+    pub dead: usize,
+    /// Memory of the graphs with their vectors, in bytes.
+    pub graph_bytes: usize,
+    /// Memory of the vectors to scan, in bytes.
+    pub row_bytes: usize,
+    /// The instructions that a graph's distances are computed with, as usearch names them; `serial` where the processor has none of use.
+    pub instructions: Option<String>,
 }
 
 /// A vector index in this process.
@@ -52,19 +77,25 @@ pub struct UsearchIndex {
     searches: Arc<Semaphore>,
 }
 
-struct Inner {
+pub(super) type Compaction = Option<JoinHandle<()>>;
+
+pub(super) struct Inner {
     origin: Origin,
-    shape: Shape,
+    pub shape: Shape,
     progress: Progress,
     /// Searches read it. It is written for a moment at a time: vectors are added to graphs under the reader's lock.
     state: RwLock<State>,
     /// Held by whoever changes or saves the index, so that one does at a time.
     files: Mutex<Files>,
+    /// The thread that builds worn shards anew, or that did.
+    pub compaction: Mutex<Compaction>,
+    /// Whether the index is not used any more.
+    pub closed: AtomicBool,
 }
 
 #[derive(Default)]
-struct State {
-    shards: HashMap<Scope, Shard>,
+pub(super) struct State {
+    pub shards: HashMap<Scope, Shard>,
     /// Where each document's chunks are.
     homes: HashMap<DocumentId, Scope>,
 }
@@ -103,53 +134,48 @@ impl UsearchIndex {
             progress: Progress::new(held),
             state: RwLock::new(state),
             files: Mutex::new(files),
+            compaction: Mutex::default(),
+            closed: AtomicBool::new(false),
         };
         Ok(Self { inner: Arc::new(inner), searches: Arc::new(Semaphore::new(threads)) })
     }
 
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Inner) -> PortResult<T> + Send + 'static,
+        work: impl FnOnce(&Arc<Inner>) -> PortResult<T> + Send + 'static,
     ) -> PortResult<T> {
         let inner = self.inner.clone();
         replica::blocking(move || work(&inner)).await
     }
-}
 
-#[async_trait]
-impl Replica for UsearchIndex {
-    fn name(&self) -> &'static str {
-        "vector"
+    /// How many candidates a walk keeps in a collection of so many vectors, when so many hits are wanted.
+    #[must_use]
+    pub fn candidates(&self, vectors: usize, limit: usize) -> usize {
+        Case { all: vectors, allowed: vectors, limit }.candidates(&self.inner.shape.settings)
     }
 
-    fn position(&self) -> LogPosition {
-        self.inner.progress.get().position
+    /// What it consists of now.
+    ///
+    /// # Errors
+    /// `Corrupt` when a panic left it half-changed.
+    pub fn stats(&self) -> PortResult<UsearchStats> {
+        let state = self.inner.read()?;
+        let mut stats = UsearchStats::default();
+        for shard in state.shards.values() {
+            stats.live += shard.table.len();
+            stats.dead += shard.graph.len().saturating_sub(shard.table.len());
+            stats.graph_bytes += shard.graph.memory();
+            stats.row_bytes += shard.rows.memory();
+            stats.instructions = Some(shard.graph.instructions());
+        }
+        Ok(stats)
     }
 
-    fn history(&self) -> Option<Uuid> {
-        self.inner.progress.get().history
-    }
-
-    async fn apply(&self, changes: Vec<Change>) -> PortResult<()> {
-        self.blocking(move |inner| inner.apply(&changes)).await
-    }
-
-    async fn save(&self) -> PortResult<()> {
-        self.blocking(Inner::save).await
-    }
-
-    async fn reset(&self, history: Uuid) -> PortResult<()> {
-        self.blocking(move |inner| inner.reset(history)).await
-    }
-
-    async fn count(&self) -> PortResult<u64> {
-        Ok(self.inner.progress.get().count)
-    }
-}
-
-#[async_trait]
-impl VectorIndex for UsearchIndex {
-    async fn search(&self, vector: &[f32], scope: &SearchScope) -> PortResult<Vec<Hit>> {
+    /// [`search`](VectorIndex::search), one certain way. For measuring.
+    ///
+    /// # Errors
+    /// As those of a search.
+    pub async fn search_by(&self, vector: &[f32], scope: &SearchScope, way: Way) -> PortResult<Vec<Hit>> {
         let Origin { model, dimension } = &self.inner.origin;
         if vector.len() != *dimension {
             return Err(PortError::new(
@@ -172,9 +198,57 @@ impl VectorIndex for UsearchIndex {
         })?;
         self.blocking(move |inner| {
             let _permit = permit;
-            inner.search(&query, &scope)
+            inner.search(&query, &scope, way)
         })
         .await
+    }
+}
+
+impl Drop for UsearchIndex {
+    fn drop(&mut self) {
+        self.inner.closed.store(true, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl Replica for UsearchIndex {
+    fn name(&self) -> &'static str {
+        "vector"
+    }
+
+    fn position(&self) -> LogPosition {
+        self.inner.progress.get().position
+    }
+
+    fn history(&self) -> Option<Uuid> {
+        self.inner.progress.get().history
+    }
+
+    async fn apply(&self, changes: Vec<Change>) -> PortResult<()> {
+        self.blocking(move |inner| {
+            inner.apply(&changes)?;
+            compaction::start(inner)
+        })
+        .await
+    }
+
+    async fn save(&self) -> PortResult<()> {
+        self.blocking(|inner| inner.save()).await
+    }
+
+    async fn reset(&self, history: Uuid) -> PortResult<()> {
+        self.blocking(move |inner| inner.reset(history)).await
+    }
+
+    async fn count(&self) -> PortResult<u64> {
+        Ok(self.inner.progress.get().count)
+    }
+}
+
+#[async_trait]
+impl VectorIndex for UsearchIndex {
+    async fn search(&self, vector: &[f32], scope: &SearchScope) -> PortResult<Vec<Hit>> {
+        self.search_by(vector, scope, Way::Cheaper).await
     }
 }
 
@@ -211,13 +285,11 @@ impl State {
 }
 
 impl Inner {
-    fn search(&self, query: &Query, scope: &SearchScope) -> PortResult<Vec<Hit>> {
+    fn search(&self, query: &Query, scope: &SearchScope, way: Way) -> PortResult<Vec<Hit>> {
         let key = Scope { tenant: scope.tenant.clone(), collection: scope.collection.clone() };
         let state = self.read()?;
         match state.shards.get(&key) {
-            Some(shard) => {
-                shard.search(query, &scope.filter, scope.limit, self.shape.settings.expansion_search)
-            }
+            Some(shard) => shard.search(query, &scope.filter, scope.limit, (self.shape, way)),
             None => Ok(Vec::new()),
         }
     }
@@ -225,7 +297,7 @@ impl Inner {
     /// Vectors go into the graphs first, where no search sees them as long as the table does not name them. Then the tables
     /// change, all at once for every reader.
     fn apply(&self, changes: &[Change]) -> PortResult<()> {
-        let _files = self.files();
+        let mut files = self.files();
         let held = self.progress.get();
         let changes: Vec<&Change> = changes.iter().filter(|change| change.position > held.position).collect();
         let Some(position) = changes.last().map(|change| change.position) else { return Ok(()) };
@@ -233,7 +305,8 @@ impl Inner {
         let keys = self.add(&vectors)?;
         let count = self.change_tables(&changes, keys)?;
         self.progress.set(Held { position, history: held.history, count });
-        self.compact()
+        files.note_changes(changes.iter().map(|change| chunks_of(change)).sum());
+        Ok(())
     }
 
     /// The vectors that the changes bring, by shard, in order.
@@ -275,17 +348,16 @@ impl Inner {
     fn add(&self, vectors: &HashMap<Scope, Vec<&[f32]>>) -> PortResult<HashMap<Scope, u32>> {
         let mut keys = HashMap::new();
         for (scope, vectors) in vectors {
+            let rows: Vec<Bytes> = vectors.iter().filter_map(|v| Some(Bytes::of(v, norm(v)?))).collect();
             let numbered = |first: u32| (first..).zip(vectors.iter().copied()).collect::<Vec<_>>();
             let mut state = self.write()?;
             let first = match state.shards.get_mut(scope) {
                 Some(shard) => {
-                    shard.graph.make_room(vectors.len())?;
-                    let first = shard.next_key;
-                    shard.next_key = next_key(first, vectors.len())?;
+                    let first = shard.grow(&rows)?;
                     drop(state);
                     let state = self.read()?;
                     if let Some(shard) = state.shards.get(scope) {
-                        shard.graph.add(&numbered(first))?;
+                        shard.graph.add(&numbered(first), self.shape.threads)?;
                     }
                     first
                 }
@@ -293,11 +365,10 @@ impl Inner {
                     drop(state);
                     // Nobody sees it before it has its vectors.
                     let mut shard = Shard::new(self.shape)?;
-                    shard.graph.make_room(vectors.len())?;
-                    shard.next_key = next_key(0, vectors.len())?;
-                    shard.graph.add(&numbered(0))?;
+                    let first = shard.grow(&rows)?;
+                    shard.graph.add(&numbered(first), self.shape.threads)?;
                     self.write()?.shards.insert(scope.clone(), shard);
-                    0
+                    first
                 }
             };
             keys.insert(scope.clone(), first);
@@ -354,32 +425,10 @@ impl Inner {
         Ok(state.count())
     }
 
-    /// Builds worn graphs anew, while searches go on in the old ones.
-    fn compact(&self) -> PortResult<()> {
-        let worn: Vec<Scope> = self
-            .read()?
-            .shards
-            .iter()
-            .filter(|(_, shard)| shard.is_worn())
-            .map(|(scope, _)| scope.clone())
-            .collect();
-        for scope in worn {
-            let graph = match self.read()?.shards.get(&scope) {
-                Some(shard) => shard.compacted(self.shape)?,
-                None => continue,
-            };
-            if let Some(shard) = self.write()?.shards.get_mut(&scope) {
-                tracing::info!(
-                    vectors = graph.len(),
-                    dead = shard.graph.len() - graph.len(),
-                    "vector graph compacted"
-                );
-                shard.graph = graph;
-                shard.table.renumber();
-                shard.next_key = shard.table.next_key();
-            }
-        }
-        Ok(())
+    /// A shard that is to be built anew.
+    pub(super) fn worn(&self) -> PortResult<Option<Scope>> {
+        let state = self.read()?;
+        Ok(state.shards.iter().find(|(_, shard)| shard.is_worn()).map(|(scope, _)| scope.clone()))
     }
 
     fn save(&self) -> PortResult<()> {
@@ -402,15 +451,15 @@ impl Inner {
     }
 
     /// Files hold no state that a panic could leave half-way.
-    fn files(&self) -> MutexGuard<'_, Files> {
+    pub(super) fn files(&self) -> MutexGuard<'_, Files> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read(&self) -> PortResult<RwLockReadGuard<'_, State>> {
+    pub(super) fn read(&self) -> PortResult<RwLockReadGuard<'_, State>> {
         self.state.read().map_err(|_| half_changed())
     }
 
-    fn write(&self) -> PortResult<RwLockWriteGuard<'_, State>> {
+    pub(super) fn write(&self) -> PortResult<RwLockWriteGuard<'_, State>> {
         self.state.write().map_err(|_| half_changed())
     }
 }
@@ -434,10 +483,13 @@ fn puts(change: &Change) -> Option<(&Document, &[IndexChunk])> {
     }
 }
 
-fn next_key(first: u32, more: usize) -> PortResult<u32> {
-    u32::try_from(more).ok().and_then(|more| first.checked_add(more)).ok_or_else(|| {
-        PortError::new(ErrorKind::Overloaded, "a collection holds at most four thousand million vectors")
-    })
+/// About how many chunks a change is about.
+fn chunks_of(change: &Change) -> usize {
+    match &change.kind {
+        ChangeKind::PutChunks { chunks, .. } => chunks.len(),
+        ChangeKind::DeleteChunks { chunk_ids, .. } => chunk_ids.len(),
+        ChangeKind::PutDocument { .. } | ChangeKind::DeleteDocument { .. } => 1,
+    }
 }
 
 #[cfg(test)]

@@ -128,6 +128,12 @@ impl Api {
             (Some(detail), None) => detail.to_owned(),
             (None, _) => format!("the server answered {status}"),
         };
+        // Of many lines, the first that is wrong says what to look for.
+        let first = &problem["errors"][0];
+        let message = match (first["line"].as_u64(), first["detail"].as_str()) {
+            (Some(line), Some(detail)) => format!("{message} (line {line}: {detail})"),
+            _ => message,
+        };
         Err(ApiError::Refused {
             status: status.as_u16(),
             code: field("code").unwrap_or_default().to_owned(),

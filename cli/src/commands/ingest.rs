@@ -41,7 +41,7 @@ pub async fn run(api: &Api, ingest: Ingest) -> anyhow::Result<()> {
     let files = tokio::task::spawn_blocking(move || {
         let mut files = Vec::new();
         for path in &paths {
-            files.extend(scan(path, &mut |problem| warn!(problem, "file passed over"))?);
+            files.extend(scan(path, &mut |problem| warn!(problem, "file passed over"))?.files);
         }
         anyhow::Ok(files)
     })
@@ -51,7 +51,7 @@ pub async fn run(api: &Api, ingest: Ingest) -> anyhow::Result<()> {
             "there is no file with a known ending under the given paths (txt, md, html, pdf, docx, csv, json, …)"
         );
     }
-    let mut bar = Bar::count("ingesting", files.len() as u64);
+    let mut bar = Bar::work("ingesting", files.len() as u64);
     let sender = Sender { api, collection: &ingest.collection, pipeline: &ingest.pipeline };
     let outcome = sender.send(&files, &mut bar).await?;
     bar.finish(&summary(&outcome, bar.elapsed()));

@@ -1,8 +1,11 @@
 //! `raglan serve`: everything in one process.
 
-use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, ffi::OsString, io::IsTerminal, net::SocketAddr, path::PathBuf, sync::Arc,
+    time::Duration,
+};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use raglan_api::ApiKey;
@@ -50,6 +53,7 @@ pub async fn run(mut config: Config, serve: Serve) -> anyhow::Result<()> {
     if let Some(data_dir) = serve.data_dir.clone() {
         config.data_dir = data_dir;
     }
+    check_names(&serve.docs)?;
     let recorder = recorder()?;
     let listener = TcpListener::bind(config.server.listen)
         .await
@@ -118,6 +122,24 @@ pub async fn run(mut config: Config, serve: Serve) -> anyhow::Result<()> {
         warn!("some connections were still open; closing them");
     }
     info!("stopped");
+    Ok(())
+}
+
+/// Documents are named from their folder's own name on, so two folders of one name would remove each other's documents.
+fn check_names(docs: &[PathBuf]) -> anyhow::Result<()> {
+    let mut seen: BTreeMap<OsString, &PathBuf> = BTreeMap::new();
+    for path in docs {
+        let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let Some(name) = whole.file_name() else { continue };
+        if let Some(other) = seen.insert(name.to_owned(), path) {
+            bail!(
+                "--docs {} and --docs {} have the same name, and their documents would too; rename one, or take them in with \
+                 `raglan ingest` into two collections",
+                other.display(),
+                path.display()
+            );
+        }
+    }
     Ok(())
 }
 
@@ -225,5 +247,24 @@ impl Signals {
                 std::process::exit(130);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_one_name_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["a/docs", "b/docs", "b/notes"].map(|path| folder.path().join(path));
+        for path in &paths {
+            std::fs::create_dir_all(path).unwrap();
+        }
+        let [a, b, notes] = paths;
+        assert!(check_names(&[a.clone(), notes.clone()]).is_ok());
+        let error = check_names(&[a.clone(), notes, b]).unwrap_err().to_string();
+        assert!(error.contains("same name"), "{error}");
+        assert!(check_names(&[a.clone(), a]).is_err(), "the same folder twice");
     }
 }

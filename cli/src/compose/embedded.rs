@@ -328,7 +328,7 @@ fn stages(
 fn generator(settings: &config::Generator, models: &Models) -> anyhow::Result<Arc<dyn Generator>> {
     Ok(match settings {
         config::Generator::Extractive(_) => {
-            Arc::new(ExtractiveGenerator::new(models.embedder.get().cloned(), ExtractiveSettings::default()))
+            Arc::new(ExtractiveGenerator::new(models.embedder.clone(), ExtractiveSettings::default()))
         }
         config::Generator::Openai(given) => {
             let mut settings = OpenAiSettings::new(given.base_url.clone(), given.model.clone());

@@ -1,5 +1,6 @@
 //! Folders of documents: finding their files, sending what is new, removing what is gone, watching.
 
+mod board;
 mod scan;
 mod send;
 mod sync;

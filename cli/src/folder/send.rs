@@ -1,8 +1,12 @@
 //! Sending files as ingestion jobs and following those.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use reqwest::{
     Method,
     multipart::{Form, Part},
@@ -10,7 +14,7 @@ use reqwest::{
 use serde::Serialize;
 use serde_json::Value;
 
-use super::FileEntry;
+use super::{FileEntry, board::Board};
 use crate::{
     client::{Api, ApiError, Follower},
     terminal::{Bar, string},
@@ -21,6 +25,9 @@ const FILES: usize = 200;
 
 /// … and the most bytes, one larger file excepted.
 const BYTES: u64 = 16 << 20;
+
+/// So many requests' jobs are under way at once: while the end of one is written, the next is embedded already.
+const JOBS: usize = 2;
 
 /// What came of sending files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -39,6 +46,8 @@ pub struct Outcome {
     pub chunks_unchanged: u64,
     /// Chunks removed.
     pub chunks_deleted: u64,
+    /// Tokens that the embedding model read.
+    pub tokens: u64,
     /// The jobs.
     pub jobs: Vec<String>,
     /// Each file that failed, with its reason.
@@ -69,15 +78,27 @@ pub struct Sender<'a> {
 impl Sender<'_> {
     /// Sends files, some at a time, and follows each job to its end.
     pub async fn send(&self, files: &[FileEntry], bar: &mut Bar) -> anyhow::Result<Outcome> {
-        let mut outcome = Outcome::default();
-        let mut done = 0;
-        for batch in batches(files) {
-            if let Some(job) = self.submit(batch, &mut outcome).await? {
-                self.follow(&job, done, &mut outcome, bar).await?;
-            }
-            done += batch.len() as u64;
-            bar.set(done, &note(&outcome, 0, bar.elapsed()));
+        let batches = batches(files);
+        let board = Mutex::new(Board::new(bar, &batches));
+        let mut jobs = Vec::with_capacity(batches.len());
+        for (number, batch) in batches.iter().enumerate() {
+            jobs.push(self.batch(number, batch, &board).boxed());
         }
+        let outcomes: Vec<Outcome> = stream::iter(jobs).buffered(JOBS).try_collect().await?;
+        Ok(outcomes.into_iter().fold(Outcome::default(), Outcome::and))
+    }
+
+    async fn batch(
+        &self,
+        number: usize,
+        batch: &[FileEntry],
+        board: &Mutex<Board<'_>>,
+    ) -> anyhow::Result<Outcome> {
+        let mut outcome = Outcome::default();
+        if let Some(job) = self.submit(batch, &mut outcome).await? {
+            self.follow(&job, number, &mut outcome, board).await?;
+        }
+        shown(board).finished(number);
         Ok(outcome)
     }
 
@@ -121,17 +142,15 @@ impl Sender<'_> {
     async fn follow(
         &self,
         job: &str,
-        before: u64,
+        number: usize,
         outcome: &mut Outcome,
-        bar: &mut Bar,
+        board: &Mutex<Board<'_>>,
     ) -> anyhow::Result<()> {
         outcome.jobs.push(job.to_owned());
         let mut events = Follower::new(self.api, job);
         while let Some(event) = events.next().await? {
             if event.kind == "document.progress" {
-                let progress = &event.data["progress"];
-                let (done, chunks) = (number(progress, "done"), number(progress, "chunks"));
-                bar.set(before + done, &note(outcome, chunks, bar.elapsed()));
+                shown(board).progress(number, &event.data);
             }
             if event.is_final() {
                 let job_view = &event.data;
@@ -144,6 +163,11 @@ impl Sender<'_> {
         }
         Ok(())
     }
+}
+
+fn shown<'a, 'b>(board: &'a Mutex<Board<'b>>) -> MutexGuard<'a, Board<'b>> {
+    // It is only looked at.
+    board.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Groups of files that make one request each.
@@ -167,16 +191,8 @@ fn batches(files: &[FileEntry]) -> Vec<&[FileEntry]> {
     batches
 }
 
-fn number(value: &Value, field: &str) -> u64 {
+pub(super) fn number(value: &Value, field: &str) -> u64 {
     value.get(field).and_then(Value::as_u64).unwrap_or_default()
-}
-
-/// Chunks and their rate, for the bar.
-#[allow(clippy::cast_precision_loss)] // for the eye
-fn note(outcome: &Outcome, running: u64, elapsed: Duration) -> String {
-    let chunks = outcome.chunks_embedded + outcome.chunks_unchanged + running;
-    let rate = chunks as f64 / elapsed.as_secs_f64().max(0.001);
-    format!("documents, {chunks} chunks ({rate:.0}/s)")
 }
 
 impl Outcome {
@@ -189,6 +205,21 @@ impl Outcome {
         });
     }
 
+    /// Both together.
+    fn and(mut self, mut other: Self) -> Self {
+        self.created += other.created;
+        self.updated += other.updated;
+        self.unchanged += other.unchanged;
+        self.failed += other.failed;
+        self.chunks_embedded += other.chunks_embedded;
+        self.chunks_unchanged += other.chunks_unchanged;
+        self.chunks_deleted += other.chunks_deleted;
+        self.tokens += other.tokens;
+        self.jobs.append(&mut other.jobs);
+        self.failures.append(&mut other.failures);
+        self
+    }
+
     fn add(&mut self, result: &Value) {
         let (documents, chunks) = (&result["documents"], &result["chunks"]);
         self.created += number(documents, "created");
@@ -198,6 +229,7 @@ impl Outcome {
         self.chunks_embedded += number(chunks, "embedded");
         self.chunks_unchanged += number(chunks, "unchanged");
         self.chunks_deleted += number(chunks, "deleted");
+        self.tokens += number(result, "tokens");
         for failure in result["failures"].as_array().into_iter().flatten() {
             self.failures.push(FileFailure {
                 external_id: string(failure, "external_id").to_owned(),

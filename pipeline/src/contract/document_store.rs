@@ -29,6 +29,8 @@ pub async fn run_all(fresh: impl AsyncFn() -> Store) {
     writing::keeping_a_chunk_that_has_gone_is_a_conflict(fresh().await).await;
     writing::what_a_staged_version_keeps_cannot_be_taken_from_it(fresh().await).await;
     writing::publishing_what_was_deleted_is_a_conflict(fresh().await).await;
+    writing::what_a_job_did_is_kept_with_the_live_version(fresh().await).await;
+    writing::a_version_of_an_earlier_job_does_not_replace_that_of_a_later_one(fresh().await).await;
     writing::a_document_that_names_a_chunk_twice_is_refused(fresh().await).await;
     writing::a_deleted_document_is_gone_for_all_readers(fresh().await).await;
     writing::of_two_jobs_at_once_on_one_document_one_stays_whole(fresh().await).await;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ChunkId, Collection, DocumentId, Metadata, Tenant, Timestamp};
+use super::{ChunkCounts, ChunkId, Collection, DocumentId, JobId, Metadata, Tenant, Timestamp};
 
 /// What is known of a document apart from its text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,6 +86,24 @@ pub struct StagedDocument {
     pub new_chunks: Vec<Chunk>,
     /// Chunks of the live version that stay, with their new places.
     pub kept_chunks: Vec<(ChunkId, Placement)>,
+    /// The job that takes it in.
+    pub job: Option<JobId>,
+    /// Tokens that the embedding model read for it.
+    pub tokens: u64,
+}
+
+/// What was done for the live version of a document, and by which job: kept with it, so that a job which is begun again can count what its
+/// earlier attempts have done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// The job.
+    pub job: JobId,
+    /// Whether there was no live version before.
+    pub created: bool,
+    /// Its chunks: written anew, kept, removed.
+    pub chunks: ChunkCounts,
+    /// Tokens that the embedding model read for it.
+    pub tokens: u64,
 }
 
 /// A position in the change log. 0 is before the first change; each change has the next number or a higher one.
@@ -98,8 +116,10 @@ pub struct Published {
     pub position: LogPosition,
     /// Chunks removed with the version before.
     pub deleted_chunks: u64,
-    /// Whether a newer version had been published already, so that this one was dropped.
+    /// Whether a newer version, or one of a later job, had been published already, so that this one was dropped.
     pub superseded: bool,
+    /// Whether there was no live version before.
+    pub created: bool,
 }
 
 /// A chunk as an index needs it.

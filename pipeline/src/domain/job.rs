@@ -237,7 +237,7 @@ impl JobSpec {
 }
 
 /// How far a job is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Units finished, failed ones included.
     pub done: u64,
@@ -248,6 +248,15 @@ pub struct Progress {
     /// Chunks written so far (ingestion only).
     #[serde(default)]
     pub chunks: u64,
+    /// Tokens that the embedding model has read so far (ingestion only).
+    #[serde(default)]
+    pub tokens: u64,
+    /// Tokens that it read in each of the last seconds; none until that can be told (ingestion only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_s: Option<u64>,
+    /// About how long until the job ends, in milliseconds from the time of this report; none until that can be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta_ms: Option<u64>,
 }
 
 /// Milliseconds spent in each part of a job. A part that was not run is absent.
@@ -305,7 +314,7 @@ pub struct Citation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Degraded {
-    /// The question could not be embedded: keyword search alone answered.
+    /// Nothing could be embedded: keyword search alone found the passages, or words alone chose the sentences.
     Embedder,
     /// The vector index failed: keyword search alone answered.
     VectorIndex,
@@ -384,8 +393,11 @@ pub struct IngestionResult {
     pub documents: DocumentCounts,
     /// Chunks counted.
     pub chunks: ChunkCounts,
-    /// The documents that failed, at most [`IngestionResult::MAX_FAILURES`] of them.
+    /// The documents that failed, at most [`IngestionResult::MAX_FAILURES`] of them, in the order in which they were sent.
     pub failures: Vec<DocumentFailure>,
+    /// Tokens that the embedding model read for what was taken in.
+    #[serde(default)]
+    pub tokens: u64,
     /// The embedding model that was used; none in keyword mode.
     pub model: Option<String>,
 }

@@ -46,6 +46,7 @@ struct Answer {
     reason: FinishReason,
     usage: Usage,
     found: bool,
+    degraded: Vec<Degraded>,
 }
 
 impl GenerationStage {
@@ -71,12 +72,15 @@ impl JobStage for GenerationStage {
                 format!("the generator {name:?} of pipeline {:?} is not configured", spec.pipeline.as_str());
             StageError::Permanent(JobError::permanent("unknown_generator", message))
         })?;
-        let retrieved = self.passages(job, spec, pipeline).await?;
+        let mut retrieved = self.passages(job, spec, pipeline).await?;
         let begun = std::time::Instant::now();
         let data = json!({"status": job.status, "attempt": job.attempt, "model": generator.model()});
         self.lifecycle.announce(job, EventType::Generating, data).await;
         let answer =
             self.answer(job, spec, pipeline, generator.as_ref(), &retrieved.passages, context).await?;
+        retrieved.degraded.extend(answer.degraded);
+        retrieved.degraded.sort_unstable();
+        retrieved.degraded.dedup();
         let result = QueryResult {
             answer: answer.text,
             found: answer.found,
@@ -130,6 +134,7 @@ impl GenerationStage {
                 reason: FinishReason::Stop,
                 usage: Usage::default(),
                 found: false,
+                degraded: Vec::new(),
             });
         }
         let answer_tokens = spec.generation.max_tokens as usize;
@@ -163,7 +168,7 @@ impl GenerationStage {
                     }
                     pending.push_str(&filter.push(&text));
                 }
-                Some(Ok(Generated::End { reason, usage, found })) => {
+                Some(Ok(Generated::End { reason, usage, found, degraded })) => {
                     let (rest, cited) = filter.finish(passages);
                     pending.push_str(&rest);
                     if !pending.is_empty() {
@@ -175,6 +180,7 @@ impl GenerationStage {
                         reason,
                         usage,
                         found,
+                        degraded,
                     });
                 }
                 Some(Err(error)) => return Err(failed(error)),

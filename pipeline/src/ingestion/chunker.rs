@@ -190,7 +190,13 @@ pub fn embedded_text(title: &str, heading_path: &[String], text: &str) -> String
 /// SHA-256 of an [`embedded_text`], in hexadecimal.
 #[must_use]
 pub fn content_hash(embedded_text: &str) -> String {
-    Sha256::digest(embedded_text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(embedded_text.as_bytes()))
+}
+
+/// Bytes in hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// Title and headings in order, without empty ones and without the title twice.

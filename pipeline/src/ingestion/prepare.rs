@@ -1,19 +1,30 @@
-//! The first half of ingestion: from an item of the manifest to chunks.
+//! The first stage of ingestion: from an item of the manifest to the chunks that its document needs anew.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
 
 use super::{
-    chunker::{ChunkDraft, chunk, content_hash, embedded_text},
-    manifest::{ManifestContent, ManifestItem},
+    budget::{Budget, Held},
+    chunker::{ChunkDraft, chunk, content_hash, embedded_text, hex},
+    manifest::{Entry, ManifestContent, ManifestItem},
     stage::IngestionParts,
+    tally::Tally,
     word_tokenizer::WordTokenizer,
 };
 use crate::{
-    domain::{Chunk, ChunkId, Document, DocumentFailure, Job, JobError, Placement, now},
+    domain::{
+        Chunk, ChunkId, Document, DocumentFailure, DocumentId, Job, JobError, Metadata, Placement, Receipt,
+        now,
+    },
     pipelines::IndexingPipeline,
     ports::{ParseError, ParsedDocument, SourceFile, Tokenize},
     stage::StageError,
@@ -22,70 +33,167 @@ use crate::{
 /// Raised when parsing, cleaning or chunking changes what it makes of the same file, so that documents are taken in anew.
 const REVISION: u32 = 1;
 
+/// How many items of a job are looked at at the same time. What is parsed at the same time is fewer: most of an item's time goes
+/// into waiting for the store.
+const AHEAD: usize = 32;
+
+/// Source below this size is read and hashed where it is; more goes to a thread that may take its time.
+const SMALL: u64 = 64 << 10;
+
+/// What a document takes in memory for each byte of its source, before more is known of it: source, text, chunks.
+const EXPANSION: u64 = 4;
+
 /// What came of an item.
 pub(super) enum Prepared {
     /// It is as it was.
     Unchanged(Box<Document>),
+    /// It is as an earlier attempt of this job left it.
+    Done(Receipt),
     /// It is to be written.
     Ready(Box<Ready>),
     /// It could not be read.
     Failed(DocumentFailure),
 }
 
-/// A document, read and cut.
+/// A document, read, cut, and compared with its live version.
 pub(super) struct Ready {
+    /// Where it came from, should it have to be begun anew.
+    pub(super) entry: Entry,
     pub(super) document: Document,
     pub(super) text: String,
-    pub(super) chunks: Vec<ReadyChunk>,
+    /// Chunks that the live version does not have.
+    pub(super) new: Vec<NewChunk>,
+    /// Chunks that stay, with their new places.
+    pub(super) kept: Vec<(ChunkId, Placement)>,
+    /// Tokens that the model has read for it.
+    pub(super) tokens: u64,
+    /// Given back when it is done with.
+    pub(super) held: Option<Held>,
 }
 
-/// A chunk with the text that its vector is made of.
-pub(super) struct ReadyChunk {
+/// A chunk that is to be embedded and written.
+pub(super) struct NewChunk {
     pub(super) chunk: Chunk,
-    pub(super) embedded_text: String,
+    /// About how many tokens the model will read of it.
+    pub(super) tokens: u32,
+}
+
+impl Ready {
+    /// Tokens that are to be embedded, about.
+    pub(super) fn expected_tokens(&self) -> u64 {
+        self.new.iter().map(|new| u64::from(new.tokens)).sum()
+    }
+
+    /// Bytes in memory, about, once its vectors of `dimension` numbers are there.
+    fn footprint(&self, dimension: usize) -> u64 {
+        let chunk = |new: &NewChunk| {
+            new.chunk.text.len() + size_of::<NewChunk>() + dimension * size_of::<f32>() + 256
+        };
+        let chunks: usize = self.new.iter().map(chunk).sum();
+        (self.text.len() + chunks + self.kept.len() * size_of::<(ChunkId, Placement)>()) as u64
+    }
 }
 
 /// Prepares the items of one job.
 pub(super) struct Prepare<'a> {
-    parts: &'a Arc<IngestionParts>,
+    parts: &'a IngestionParts,
+    budget: &'a Budget,
     job: &'a Job,
     pipeline: &'a IndexingPipeline,
     tokenizer: Arc<dyn Tokenize>,
     /// The model's name; empty without one.
     model: String,
+    /// Numbers of a vector; none without a model.
+    dimension: usize,
 }
 
 impl<'a> Prepare<'a> {
-    pub(super) fn new(parts: &'a Arc<IngestionParts>, job: &'a Job, pipeline: &'a IndexingPipeline) -> Self {
-        let (tokenizer, model): (Arc<dyn Tokenize>, String) = match parts.embedder.get() {
-            Some(embedder) => (embedder.tokenizer(), embedder.info().model.clone()),
-            None => (Arc::new(WordTokenizer), String::new()),
+    pub(super) fn new(
+        parts: &'a IngestionParts,
+        budget: &'a Budget,
+        job: &'a Job,
+        pipeline: &'a IndexingPipeline,
+    ) -> Self {
+        let (tokenizer, model, dimension): (Arc<dyn Tokenize>, String, usize) = match parts.embedder.get() {
+            Some(embedder) => {
+                let info = embedder.info();
+                (embedder.tokenizer(), info.model.clone(), info.dimension)
+            }
+            None => (Arc::new(WordTokenizer), String::new(), 0),
         };
-        Self { parts, job, pipeline, tokenizer, model }
+        Self { parts, budget, job, pipeline, tokenizer, model, dimension }
+    }
+
+    /// Prepares all items, several at a time, and sends on what is to be written. What came of an item may come before what
+    /// came of an earlier one: a file that takes long holds up no other.
+    pub(super) async fn all(
+        &self,
+        entries: Vec<Entry>,
+        tally: &Tally<'_>,
+        ready: mpsc::Sender<Box<Ready>>,
+    ) -> Result<(), StageError> {
+        let items = stream::iter(entries).map(async |entry| {
+            // The line for memory is stood in here, in the manifest's order, as this is first polled in that order.
+            let held = self.budget.memory.admit(entry.bytes.saturating_mul(EXPANSION)).await;
+            let prepared = self.item(&entry).await;
+            (entry, held, prepared)
+        });
+        let mut prepared = std::pin::pin!(items.buffer_unordered(AHEAD));
+        while let Some((entry, mut held, prepared)) = prepared.next().await {
+            match prepared? {
+                Prepared::Unchanged(document) => {
+                    tally.read(entry.bytes, 0);
+                    tally.unchanged(document.chunks);
+                }
+                Prepared::Done(receipt) => {
+                    tally.read(entry.bytes, 0);
+                    tally.done_before(&receipt);
+                }
+                Prepared::Failed(failure) => {
+                    tally.read(entry.bytes, 0);
+                    tally.failed(entry.number, failure);
+                }
+                Prepared::Ready(mut document) => {
+                    tally.read(entry.bytes, document.expected_tokens());
+                    held.set(document.footprint(self.dimension));
+                    document.held = Some(held);
+                    if ready.send(document).await.is_err() {
+                        // Who receives has failed, and tells of it.
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Reads and cuts one item, unless its document is as it would become.
-    pub(super) async fn item(&self, item: ManifestItem) -> Result<Prepared, StageError> {
-        let file = match self.source(&item).await? {
+    pub(super) async fn item(&self, entry: &Entry) -> Result<Prepared, StageError> {
+        let item = self.manifest_item(entry).await?;
+        let mut file = match self.source(&item).await? {
             Ok(file) => file,
             Err(failure) => return Ok(failure),
         };
-        let fingerprint = self.fingerprint(&item, &file);
+        let fingerprint = self.fingerprint(&item, &mut file).await?;
         let documents = &self.parts.documents;
         let id = documents.resolve(&self.job.tenant, &item.collection, &item.external_id).await?;
-        if let Some(live) = documents.get(&self.job.tenant, id).await?
-            && live.fingerprint == fingerprint
-        {
-            return Ok(Prepared::Unchanged(Box::new(live)));
+        let live = documents.get(&self.job.tenant, id).await?;
+        let is_new = live.is_none();
+        if let Some(live) = live.filter(|live| live.fingerprint == fingerprint) {
+            // Whoever takes a job raises its fence: before the first of them nobody did anything for it.
+            let receipt = if self.job.fence > 1 { documents.receipt(id).await? } else { None };
+            return Ok(match receipt {
+                Some(receipt) if receipt.job == self.job.id => Prepared::Done(receipt),
+                _ => Prepared::Unchanged(Box::new(live)),
+            });
         }
         let bytes = file.bytes.len() as u64;
-        let external_id = item.external_id.clone();
-        let cut = match self.read(file, item.title.clone()).await {
+        let cut = match self.read(id, file, item.title).await? {
             Ok(cut) => cut,
-            Err(error) => return Ok(failed(&external_id, error.code(), error.to_string())),
+            Err(error) => return Ok(failed(&item.external_id, error.code(), error.to_string())),
         };
         let at = now();
-        let mut metadata = cut.parsed.metadata;
+        let mut metadata = cut.metadata;
         metadata.extend(item.metadata);
         let document = Document {
             id,
@@ -94,17 +202,39 @@ impl<'a> Prepare<'a> {
             external_id: item.external_id,
             title: cut.title,
             uri: item.uri,
-            media_type: cut.parsed.media_type,
+            media_type: cut.media_type,
             metadata,
             fingerprint,
             version: 0,
-            chunks: cut.drafts.len() as u64,
+            chunks: cut.chunks.len() as u64,
             bytes,
             created_at: at,
             updated_at: at,
         };
-        let chunks = identify(&document, cut.drafts);
-        Ok(Prepared::Ready(Box::new(Ready { document, text: cut.parsed.text, chunks })))
+        let (new, kept) =
+            if is_new { (cut.chunks, Vec::new()) } else { self.compare(id, cut.chunks).await? };
+        let entry = entry.clone();
+        Ok(Prepared::Ready(Box::new(Ready {
+            entry,
+            document,
+            text: cut.text,
+            new,
+            kept,
+            tokens: 0,
+            held: None,
+        })))
+    }
+
+    async fn manifest_item(&self, entry: &Entry) -> Result<ManifestItem, StageError> {
+        let item = if entry.bytes < SMALL {
+            entry.item()
+        } else {
+            let entry = entry.clone();
+            off_runtime(move || entry.item()).await?
+        };
+        item.map_err(|error| {
+            StageError::Permanent(JobError::permanent("manifest_corrupt", error.to_string()))
+        })
     }
 
     /// The item's file, or why it has none.
@@ -115,7 +245,7 @@ impl<'a> Prepare<'a> {
                 media_type: Some(media_type.clone().unwrap_or_else(|| "text/plain".to_owned())),
                 bytes: Bytes::from(text.clone().into_bytes()),
             }),
-            ManifestContent::Blob { key, file_name, media_type } => {
+            ManifestContent::Blob { key, file_name, media_type, .. } => {
                 let file = self.parts.lifecycle.blobs.get(key).await?.map(|bytes| SourceFile {
                     name: file_name.clone(),
                     media_type: media_type.clone(),
@@ -132,7 +262,7 @@ impl<'a> Prepare<'a> {
     }
 
     /// A hash of all that decides what the document becomes.
-    fn fingerprint(&self, item: &ManifestItem, file: &SourceFile) -> String {
+    async fn fingerprint(&self, item: &ManifestItem, file: &mut SourceFile) -> Result<String, StageError> {
         let decides = json!([
             REVISION,
             item.title,
@@ -143,17 +273,29 @@ impl<'a> Prepare<'a> {
             self.pipeline,
             self.model
         ]);
-        let mut hasher = Sha256::new();
-        hasher.update(decides.to_string().as_bytes());
-        hasher.update([0]);
-        hasher.update(&file.bytes);
-        format!("{:x}", hasher.finalize())
+        let bytes = file.bytes.clone();
+        let hash = move || {
+            let mut hasher = Sha256::new();
+            hasher.update(decides.to_string().as_bytes());
+            hasher.update([0]);
+            hasher.update(&bytes);
+            hex(&hasher.finalize())
+        };
+        if (file.bytes.len() as u64) < SMALL { Ok(hash()) } else { off_runtime(hash).await }
     }
 
     /// Parses and cuts on a thread of its own. A parser that takes too long is left behind on its thread: there is no safe way to stop it.
-    async fn read(&self, file: SourceFile, title: Option<String>) -> Result<Cut, ParseError> {
+    async fn read(
+        &self,
+        id: DocumentId,
+        file: SourceFile,
+        title: Option<String>,
+    ) -> Result<Result<Cut, ParseError>, StageError> {
         let (parser, tokenizer) = (self.parts.parser.clone(), self.tokenizer.clone());
         let settings = self.pipeline.chunk;
+        let seconds = self.pipeline.parse.timeout_s;
+        // Its time begins when it is its turn.
+        let _turn = self.budget.readers.acquire().await;
         let work = tokio::task::spawn_blocking(move || {
             let parsed = parser.parse(&file)?;
             let title = title
@@ -163,34 +305,53 @@ impl<'a> Prepare<'a> {
             if drafts.is_empty() {
                 return Err(ParseError::Empty("nothing is left after cleaning".to_owned()));
             }
-            Ok(Cut { parsed, title, drafts })
+            let chunks = identify(id, &title, drafts);
+            let ParsedDocument { text, media_type, metadata, .. } = parsed;
+            Ok(Cut { text, media_type, metadata, title, chunks })
         });
-        let seconds = self.pipeline.parse.timeout_s;
-        match tokio::time::timeout(Duration::from_secs(seconds), work).await {
+        Ok(match tokio::time::timeout(Duration::from_secs(seconds), work).await {
             Ok(Ok(cut)) => cut,
             Ok(Err(error)) => Err(ParseError::Corrupt(format!("its parser failed: {error}"))),
             Err(_) => Err(ParseError::Timeout(seconds)),
-        }
+        })
+    }
+
+    /// What of a document's chunks is new, compared with its live version, and what stays.
+    async fn compare(
+        &self,
+        id: DocumentId,
+        chunks: Vec<NewChunk>,
+    ) -> Result<(Vec<NewChunk>, Vec<(ChunkId, Placement)>), StageError> {
+        let live = self.parts.documents.chunk_ids(id).await?;
+        let stays: HashSet<ChunkId> = live
+            .into_iter()
+            // Without a model now, a vector of before does no harm.
+            .filter(|(_, held)| self.model.is_empty() || held.as_deref() == Some(self.model.as_str()))
+            .map(|(id, _)| id)
+            .collect();
+        let (kept, new): (Vec<_>, Vec<_>) = chunks.into_iter().partition(|new| stays.contains(&new.chunk.id));
+        Ok((new, kept.into_iter().map(|kept| (kept.chunk.id, kept.chunk.place)).collect()))
     }
 }
 
 /// A file, read and cut.
 struct Cut {
-    parsed: ParsedDocument,
+    text: String,
+    media_type: String,
+    metadata: Metadata,
     title: String,
-    drafts: Vec<ChunkDraft>,
+    chunks: Vec<NewChunk>,
 }
 
 /// Gives chunks their ids: equal content in one document is told apart by counting.
-fn identify(document: &Document, drafts: Vec<ChunkDraft>) -> Vec<ReadyChunk> {
-    let mut seen: std::collections::HashMap<String, u32> = std::collections::HashMap::new();
+fn identify(id: DocumentId, title: &str, drafts: Vec<ChunkDraft>) -> Vec<NewChunk> {
+    let mut seen: HashMap<String, u32> = HashMap::new();
     (0u32..)
         .zip(drafts)
         .map(|(ordinal, draft)| {
-            let embedded_text = embedded_text(&document.title, &draft.heading_path, &draft.text);
-            let content_hash = content_hash(&embedded_text);
+            let content_hash = content_hash(&embedded_text(title, &draft.heading_path, &draft.text));
             let occurrence = seen.entry(content_hash.clone()).or_default();
-            let id = ChunkId::derive(document.id, &content_hash, *occurrence);
+            let id = ChunkId::derive(id, &content_hash, *occurrence);
             *occurrence += 1;
             let place = Placement { ordinal, start: draft.start_char, end: draft.end_char };
             let chunk = Chunk {
@@ -201,13 +362,19 @@ fn identify(document: &Document, drafts: Vec<ChunkDraft>) -> Vec<ReadyChunk> {
                 place,
                 embedding: None,
             };
-            ReadyChunk { chunk, embedded_text }
+            NewChunk { chunk, tokens: u32::try_from(draft.tokens).unwrap_or(u32::MAX) }
         })
         .collect()
 }
 
 fn failed(external_id: &str, code: &str, message: String) -> Prepared {
     Prepared::Failed(DocumentFailure { external_id: external_id.to_owned(), code: code.to_owned(), message })
+}
+
+async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StageError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| internal(&format!("a document was not read to its end: {error}")))
 }
 
 /// The job's own error for what should not happen.

@@ -1,23 +1,25 @@
 //! Ingestion as a stage of a job.
 //!
-//! Two halves run side by side: one reads files and cuts them into chunks ([`super::prepare`]), the other embeds what is new, writes
-//! it, waits until the indexes have it, and makes it live ([`super::write`]). Between them is a bounded queue, so that memory stays
-//! bounded however large the job is. A job that is begun again skips what an earlier attempt finished, by fingerprint.
+//! Four stages run side by side, each over a queue of its own: items are read, cut and compared ([`super::prepare`]), what is new is embedded
+//! ([`super::embed`]), documents are written, and made live once the indexes have them ([`super::write`]). The embedder has work as long as there is any,
+//! whatever the others wait for. What is on its way is bounded by the memory that it takes ([`super::budget`]), however large the job is and however
+//! many there are. A job that is begun again skips what an earlier attempt finished, by fingerprint.
 
 use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
-use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::{
-    manifest::ManifestItem,
-    prepare::{Prepare, Prepared},
+    budget::{Budget, IngestionLimits},
+    embed::Embed,
+    manifest::{self, Entry},
+    prepare::{Prepare, internal},
     tally::Tally,
-    write::Writer,
+    write::Write,
 };
 use crate::{
-    domain::{IngestionSpec, Job, JobError, JobResult, JobSpec, JobStatus},
+    domain::{IngestionSpec, Job, JobError, JobResult, JobSpec},
     lifecycle::Lifecycle,
     pipelines::{IndexingPipeline, Pipelines},
     ports::{DocumentStore, Outcome, Parser},
@@ -26,17 +28,8 @@ use crate::{
     stage::{JobStage, StageContext, StageError, millis},
 };
 
-/// How many files are read at once.
-const READERS: usize = 2;
-
-/// How many documents may wait between the two halves.
+/// How many documents of a job may wait to be embedded, beside the bound on memory.
 const AHEAD: usize = 64;
-
-/// A batch is written when it has so many chunks …
-const BATCH_CHUNKS: usize = 256;
-
-/// … or so many documents.
-const BATCH_DOCUMENTS: usize = 64;
 
 /// What ingestion works with.
 pub struct IngestionParts {
@@ -56,14 +49,21 @@ pub struct IngestionParts {
 
 /// Takes documents in.
 pub struct IngestionStage {
-    parts: Arc<IngestionParts>,
+    parts: IngestionParts,
+    budget: Budget,
 }
 
 impl IngestionStage {
-    /// The stage over these parts.
+    /// The stage over these parts, with the usual limits.
     #[must_use]
     pub fn new(parts: IngestionParts) -> Self {
-        Self { parts: Arc::new(parts) }
+        Self::with_limits(parts, IngestionLimits::default())
+    }
+
+    /// [`new`](Self::new), with other limits. They are shared by all jobs that this stage runs.
+    #[must_use]
+    pub fn with_limits(parts: IngestionParts, limits: IngestionLimits) -> Self {
+        Self { parts, budget: Budget::new(limits) }
     }
 
     fn pipeline<'a>(&'a self, spec: &IngestionSpec) -> Result<&'a IndexingPipeline, StageError> {
@@ -73,15 +73,40 @@ impl IngestionStage {
         })
     }
 
-    async fn manifest(&self, spec: &IngestionSpec) -> Result<Vec<ManifestItem>, StageError> {
-        let bytes = self.parts.lifecycle.blobs.get(&spec.manifest).await?.ok_or_else(|| {
+    async fn entries(&self, spec: &IngestionSpec) -> Result<Vec<Entry>, StageError> {
+        let manifest = self.parts.lifecycle.blobs.get(&spec.manifest).await?.ok_or_else(|| {
             StageError::Permanent(JobError::permanent("manifest_missing", "the uploaded documents are gone"))
         })?;
-        let items: Result<Vec<ManifestItem>, _> =
-            serde_json::Deserializer::from_slice(&bytes).into_iter().collect();
-        items.map_err(|error| {
+        let entries = tokio::task::spawn_blocking(move || manifest::entries(&manifest))
+            .await
+            .map_err(|error| internal(&format!("the manifest was not read to its end: {error}")))?;
+        entries.map_err(|error| {
             StageError::Permanent(JobError::permanent("manifest_corrupt", error.to_string()))
         })
+    }
+
+    /// Everything, from the manifest's lines to documents that searches find.
+    async fn take_in(
+        &self,
+        job: &Job,
+        pipeline: &IndexingPipeline,
+        entries: Vec<Entry>,
+        tally: &Tally<'_>,
+    ) -> Result<(), StageError> {
+        let prepare = Prepare::new(&self.parts, &self.budget, job, pipeline);
+        let embed = Embed::new(&self.parts.embedder, &self.budget.texts, tally);
+        let write = Write { parts: &self.parts, job, prepare: &prepare, embed: &embed, tally };
+        let (ready, to_embed) = mpsc::channel(AHEAD);
+        // These are bounded by what holds memory: no document gets in here without.
+        let (embedded, to_stage) = mpsc::unbounded_channel();
+        let (staged, to_publish) = mpsc::unbounded_channel();
+        tokio::try_join!(
+            prepare.all(entries, tally, ready),
+            embed.all(to_embed, embedded),
+            write.stage_all(to_stage, staged),
+            write.publish_all(to_publish),
+        )?;
+        write.settle().await
     }
 }
 
@@ -96,71 +121,19 @@ impl JobStage for IngestionStage {
         };
         let begun = Instant::now();
         let pipeline = self.pipeline(spec)?;
-        let items = self.manifest(spec).await?;
-        let mut tally = Tally::new(self.parts.lifecycle.clone(), job, context, items.len());
-        tally.status(JobStatus::Parsing).await;
-
-        let (sender, receiver) = mpsc::channel(AHEAD);
-        let prepare = Prepare::new(&self.parts, job, pipeline);
-        let read = async {
-            let mut prepared = stream::iter(items).map(|item| prepare.item(item)).buffered(READERS);
-            while let Some(result) = prepared.next().await {
-                // The writer left: its error is the one that counts.
-                if sender.send(result).await.is_err() {
-                    return;
-                }
-            }
-            drop(sender);
-        };
-        let write = self.write(job, context, receiver, &mut tally);
-        let ((), written) = tokio::join!(read, write);
-        written?;
-
+        let entries = self.entries(spec).await?;
+        let size = (entries.len(), entries.iter().map(|entry| entry.bytes).sum());
+        let tally = Tally::new(&self.parts.lifecycle, job, context, size);
+        // Whatever it waits for, a cancel ends it here: what is dropped with it takes back what was asked of others.
+        tokio::select! {
+            biased;
+            () = context.cancel.cancelled() => return Err(StageError::Cancelled),
+            done = self.take_in(job, pipeline, entries, &tally) => done?,
+            never = tally.tell() => match never {},
+        }
+        tally.tell_rest().await;
         let model = self.parts.embedder.get().map(|embedder| embedder.info().model.clone());
         let result = Box::new(JobResult::Ingestion(tally.into_result(model)));
         Ok(Outcome::Succeed { result, took_ms: Some(millis(begun)) })
-    }
-}
-
-impl IngestionStage {
-    /// Writes what is prepared, batch by batch.
-    async fn write(
-        &self,
-        job: &Job,
-        context: &StageContext,
-        mut prepared: mpsc::Receiver<Result<Prepared, StageError>>,
-        tally: &mut Tally<'_>,
-    ) -> Result<(), StageError> {
-        let writer = Writer::new(&self.parts, job);
-        let mut batch = Vec::new();
-        let mut chunks = 0;
-        loop {
-            if context.cancel.is_cancelled() {
-                return Err(StageError::Cancelled);
-            }
-            let Some(next) = prepared.recv().await else { break };
-            match next? {
-                Prepared::Failed(failure) => tally.failed(failure).await,
-                Prepared::Unchanged(document) => tally.unchanged(&document).await,
-                Prepared::Ready(document) => {
-                    // Two versions of one document in one batch would each be compared with the same live version.
-                    let again = batch
-                        .iter()
-                        .any(|other: &super::prepare::Ready| other.document.id == document.document.id);
-                    if again
-                        || chunks + document.chunks.len() > BATCH_CHUNKS
-                        || batch.len() == BATCH_DOCUMENTS
-                    {
-                        writer.write(std::mem::take(&mut batch), context, tally).await?;
-                        chunks = 0;
-                    }
-                    chunks += document.chunks.len();
-                    batch.push(*document);
-                }
-            }
-        }
-        tally.status(JobStatus::Indexing).await;
-        writer.write(batch, context, tally).await?;
-        writer.settle().await
     }
 }

@@ -1,220 +1,309 @@
-//! The second half of ingestion: embed what is new, write it beside the live version, wait until the indexes have it, make it live.
+//! The last stages of ingestion: write documents beside their live versions, wait until the indexes have them, make them live.
+//!
+//! The next batch is written while the indexes catch up with the one before.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::time::Duration;
 
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 use tracing::info;
 
 use super::{
-    prepare::{Ready, internal},
+    embed::{Embed, Embedded},
+    manifest::Entry,
+    prepare::{Prepare, Prepared, Ready, internal},
     stage::IngestionParts,
-    tally::{Tally, Written},
+    tally::Tally,
 };
 use crate::{
-    domain::{
-        ChunkId, DocumentFailure, EmbedPurpose, Job, JobStatus, Placement, StagedDocument, StoredEmbedding,
-    },
-    ports::{Embedder, ErrorKind, PortError},
-    stage::{StageContext, StageError},
+    domain::{ChunkCounts, DocumentFailure, Job, JobId, JobStatus, LogPosition, Published, StagedDocument},
+    ports::{ErrorKind, PortError, Staged},
+    stage::StageError,
 };
 
-/// How many chunks are embedded with one call. Small enough that a cancel is noticed and progress shows.
-const EMBED_BATCH: usize = 32;
+/// A batch is written when it has so many chunks …
+const BATCH_CHUNKS: usize = 256;
 
-/// How often a document is compared and written again when somebody else replaced it in between.
+/// … or so many documents …
+const BATCH_DOCUMENTS: usize = 64;
+
+/// … or when its first document has waited for so long. What a batch costs in the store and the indexes hardly depends on how much
+/// is in it.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// How often a document is begun anew when somebody else replaced it in between.
 const CONFLICTS: usize = 5;
 
-/// How long the indexes may take to catch up with a batch.
-const VISIBLE_WITHIN: Duration = Duration::from_secs(120);
+/// How long the indexes may come no further before a job gives up waiting for them.
+const STANDSTILL: Duration = Duration::from_secs(120);
+
+/// How often it is looked whether they do.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Writes the documents of one job.
-pub(super) struct Writer<'a> {
-    parts: &'a Arc<IngestionParts>,
-    job: &'a Job,
+pub(super) struct Write<'a> {
+    pub(super) parts: &'a IngestionParts,
+    pub(super) job: &'a Job,
+    pub(super) prepare: &'a Prepare<'a>,
+    pub(super) embed: &'a Embed<'a>,
+    pub(super) tally: &'a Tally<'a>,
 }
 
-impl<'a> Writer<'a> {
-    pub(super) fn new(parts: &'a Arc<IngestionParts>, job: &'a Job) -> Self {
-        Self { parts, job }
+/// A document that is staged or about to be.
+struct OnItsWay {
+    entry: Entry,
+    chunks: ChunkCounts,
+    embedded_at: Instant,
+    /// Keeps its memory until it is published; then others may come in.
+    _held: Option<super::budget::Held>,
+}
+
+/// Documents that are staged together.
+pub(super) struct Batch {
+    documents: Vec<OnItsWay>,
+    staged: Vec<Staged>,
+}
+
+impl Write<'_> {
+    /// Writes what comes, batch by batch.
+    pub(super) async fn stage_all(
+        &self,
+        mut embedded: mpsc::UnboundedReceiver<Embedded>,
+        batches: mpsc::UnboundedSender<Batch>,
+    ) -> Result<(), StageError> {
+        let mut left_over = None;
+        loop {
+            let first = match left_over.take() {
+                Some(first) => first,
+                None => match embedded.recv().await {
+                    Some(first) => first,
+                    None => break,
+                },
+            };
+            let batch;
+            (batch, left_over) = gather(first, &mut embedded).await;
+            if !self.stage(batch, &batches).await? {
+                // Who receives has failed, and tells of it.
+                return Ok(());
+            }
+        }
+        self.tally.status(JobStatus::Indexing);
+        Ok(())
+    }
+
+    /// Makes staged batches live, in order.
+    pub(super) async fn publish_all(
+        &self,
+        mut batches: mpsc::UnboundedReceiver<Batch>,
+    ) -> Result<(), StageError> {
+        while let Some(batch) = batches.recv().await {
+            if let Some(position) = batch.staged.iter().map(|staged| staged.position).max() {
+                self.visible(position).await?;
+            }
+            self.publish(batch).await?;
+        }
+        Ok(())
     }
 
     /// Waits until searches see the documents as they are now: what was published last changes the indexes too, where a title or metadata
     /// became another one or chunks went.
     pub(super) async fn settle(&self) -> Result<(), StageError> {
-        let head = self.parts.documents.head().await?;
-        Ok(self.parts.replication.wait_for(head, VISIBLE_WITHIN).await?)
+        self.visible(self.parts.documents.head().await?).await
     }
 
-    /// Writes a batch; when this returns, searches find what is new in it.
-    pub(super) async fn write(
-        &self,
-        batch: Vec<Ready>,
-        context: &StageContext,
-        tally: &mut Tally<'_>,
-    ) -> Result<(), StageError> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        match self.try_write(&batch, context, tally).await {
-            // Somebody else replaced one of them. Alone, each is compared with what is live now.
-            Err(Failure::Conflict(_)) => {
-                for document in batch {
-                    self.write_alone(document, context, tally).await?;
+    /// Waits until all indexes hold the change at a position, for as long as they get nearer to it.
+    async fn visible(&self, position: LogPosition) -> Result<(), StageError> {
+        let replication = &self.parts.replication;
+        let progress = || replication.status().iter().map(|status| status.position).collect::<Vec<_>>();
+        let (mut last, mut moved) = (progress(), Instant::now());
+        loop {
+            match replication.wait_for(position, LOOK).await {
+                Err(error) if error.kind() == ErrorKind::Timeout => {
+                    let reached = progress();
+                    if reached != last {
+                        (last, moved) = (reached, Instant::now());
+                    } else if moved.elapsed() >= STANDSTILL {
+                        return Err(error.into());
+                    }
                 }
-                Ok(())
+                done => return Ok(done?),
             }
-            Err(Failure::Stage(error)) => Err(error),
-            Ok(()) => Ok(()),
         }
     }
 
-    async fn write_alone(
+    /// Stages a batch and sends it on. False where nobody receives it.
+    async fn stage(
         &self,
-        document: Ready,
-        context: &StageContext,
-        tally: &mut Tally<'_>,
-    ) -> Result<(), StageError> {
-        let batch = [document];
-        for attempt in 1..=CONFLICTS {
-            match self.try_write(&batch, context, tally).await {
-                Ok(()) => return Ok(()),
-                Err(Failure::Stage(error)) => return Err(error),
-                Err(Failure::Conflict(error)) => {
-                    info!(job_id = %self.job.id, attempt, %error, "document was replaced meanwhile; comparing again");
+        batch: Vec<Embedded>,
+        batches: &mpsc::UnboundedSender<Batch>,
+    ) -> Result<bool, StageError> {
+        let (documents, staged): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|one| OnItsWay::of(one, self.job.id)).unzip();
+        // One that stands alone may be huge, and finds nobody else to blame.
+        let spare = if staged.len() > 1 { staged.clone() } else { Vec::new() };
+        let error = match self.parts.documents.stage(staged).await {
+            Ok(staged) if staged.len() == documents.len() => {
+                return Ok(batches.send(Batch { documents, staged }).is_ok());
+            }
+            Ok(_) => return Err(internal("the store staged another number of documents")),
+            Err(error) if error.kind() == ErrorKind::Conflict => error,
+            Err(error) => return Err(error.into()),
+        };
+        self.note_conflict(&error);
+        // Somebody else replaced one of these, or several. Alone, each shows whether it was this one.
+        let mut spare = spare.into_iter();
+        for document in documents {
+            let staged = match spare.next() {
+                Some(spare) => match self.parts.documents.stage(vec![spare]).await {
+                    Err(error) if error.kind() == ErrorKind::Conflict => None,
+                    staged => Some(staged?),
+                },
+                None => None,
+            };
+            let sent = match staged {
+                Some(staged) => batches.send(Batch { documents: vec![document], staged }).is_ok(),
+                None => {
+                    self.anew(&document).await?;
+                    true
                 }
+            };
+            if !sent {
+                return Ok(false);
             }
         }
-        let [document] = batch;
-        tally
-            .failed(DocumentFailure {
-                external_id: document.document.external_id,
-                code: "conflict".to_owned(),
-                message: "the document was replaced by other jobs again and again; send it again".to_owned(),
-            })
-            .await;
+        Ok(true)
+    }
+
+    async fn publish(&self, batch: Batch) -> Result<(), StageError> {
+        match self.parts.documents.publish(&batch.staged).await {
+            Ok(published) => self.count(&batch, &published),
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                self.note_conflict(&error);
+                let Batch { documents, staged } = batch;
+                for (document, staged) in documents.into_iter().zip(staged) {
+                    let batch = Batch { documents: vec![document], staged: vec![staged] };
+                    match self.parts.documents.publish(&batch.staged).await {
+                        Ok(published) => self.count(&batch, &published),
+                        Err(error) if error.kind() == ErrorKind::Conflict => {
+                            for document in &batch.documents {
+                                self.anew(document).await?;
+                            }
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
         Ok(())
     }
 
-    async fn try_write(
-        &self,
-        batch: &[Ready],
-        context: &StageContext,
-        tally: &mut Tally<'_>,
-    ) -> Result<(), Failure> {
-        let mut compared = Vec::with_capacity(batch.len());
-        for ready in batch {
-            compared.push(self.compare(ready).await?);
-        }
-        tally.status(JobStatus::Embedding).await;
-        let vectors = self.embed(&compared, context).await?;
-        let mut vectors = vectors.into_iter();
-        let mut staged = Vec::with_capacity(batch.len());
-        let mut written = Vec::with_capacity(batch.len());
-        for Compared { ready, new, kept } in compared {
-            let mut new_chunks = Vec::with_capacity(new.len());
-            for index in new {
-                let mut chunk = ready.chunks[index].chunk.clone();
-                chunk.embedding = vectors.next().ok_or_else(|| internal("a vector is missing"))?;
-                new_chunks.push(chunk);
-            }
-            written.push(Written {
-                embedded: new_chunks.len() as u64,
-                unchanged: kept.len() as u64,
-                deleted: 0,
-                created: false,
-            });
-            staged.push(StagedDocument {
-                document: ready.document.clone(),
-                text: ready.text.clone(),
-                new_chunks,
-                kept_chunks: kept,
-            });
-        }
-        let documents = &self.parts.documents;
-        let staged = documents.stage(staged).await?;
-        let Some(position) = staged.iter().map(|staged| staged.position).max() else { return Ok(()) };
-        self.parts.replication.wait_for(position, VISIBLE_WITHIN).await?;
-        // From here on a search for the new version finds all of it.
-        let published = documents.publish(&staged).await?;
+    /// From here on a search for the new versions finds all of them.
+    fn count(&self, batch: &Batch, published: &[Published]) {
         self.parts.replication.hint();
-        for ((mut counts, published), staged) in written.into_iter().zip(published).zip(&staged) {
-            counts.deleted = published.deleted_chunks;
-            counts.created = staged.version == 1;
-            tally.written(counts).await;
+        for (document, published) in batch.documents.iter().zip(published) {
+            let chunks = ChunkCounts { deleted: published.deleted_chunks, ..document.chunks };
+            self.tally.written(published.created, chunks, document.embedded_at.elapsed());
         }
+    }
+
+    fn note_conflict(&self, error: &PortError) {
+        info!(job_id = %self.job.id, %error, "document was replaced meanwhile; comparing again");
+    }
+
+    /// Begins a document anew, alone, from its source: it is compared with what is live now.
+    async fn anew(&self, document: &OnItsWay) -> Result<(), StageError> {
+        for _ in 0..CONFLICTS {
+            let mut ready = match self.prepare.item(&document.entry).await? {
+                Prepared::Unchanged(document) => {
+                    self.tally.unchanged(document.chunks);
+                    return Ok(());
+                }
+                Prepared::Done(receipt) => {
+                    self.tally.done_before(&receipt);
+                    return Ok(());
+                }
+                Prepared::Failed(failure) => {
+                    self.tally.failed(document.entry.number, failure);
+                    return Ok(());
+                }
+                Prepared::Ready(ready) => ready,
+            };
+            self.embed.one(&mut ready).await?;
+            match self.write_alone(ready).await {
+                Err(Failure::Conflict(error)) => self.note_conflict(&error),
+                Err(Failure::Stage(error)) => return Err(error),
+                Ok(()) => return Ok(()),
+            }
+        }
+        let failure = DocumentFailure {
+            external_id: document.entry.item().map(|item| item.external_id).unwrap_or_default(),
+            code: "conflict".to_owned(),
+            message: "the document was replaced by other jobs again and again; send it again".to_owned(),
+        };
+        self.tally.failed(document.entry.number, failure);
         Ok(())
     }
 
-    /// What of a document is new, compared with its live version.
-    async fn compare<'r>(&self, ready: &'r Ready) -> Result<Compared<'r>, PortError> {
-        let model = self.parts.embedder.get().map(|embedder| embedder.info().model.clone());
-        let live: HashMap<ChunkId, Option<String>> =
-            self.parts.documents.chunk_ids(ready.document.id).await?.into_iter().collect();
-        let mut compared = Compared { ready, new: Vec::new(), kept: Vec::new() };
-        for (index, chunk) in ready.chunks.iter().enumerate() {
-            let chunk = &chunk.chunk;
-            // Without a model now, a vector of before does no harm.
-            let stays = live.get(&chunk.id).is_some_and(|held| model.is_none() || *held == model);
-            if stays {
-                compared.kept.push((chunk.id, chunk.place));
-            } else {
-                compared.new.push(index);
+    async fn write_alone(&self, ready: Box<Ready>) -> Result<(), Failure> {
+        let (document, staged) = OnItsWay::of(Embedded { ready, at: Instant::now() }, self.job.id);
+        let staged = self.parts.documents.stage(vec![staged]).await?;
+        let Some(position) = staged.first().map(|staged| staged.position) else {
+            return Err(Failure::Stage(internal("the store staged no document")));
+        };
+        self.visible(position).await.map_err(Failure::Stage)?;
+        let batch = Batch { documents: vec![document], staged };
+        let published = self.parts.documents.publish(&batch.staged).await?;
+        self.count(&batch, &published);
+        Ok(())
+    }
+}
+
+impl OnItsWay {
+    /// A document and what the store is to write of it.
+    fn of(embedded: Embedded, job: JobId) -> (Self, StagedDocument) {
+        let Ready { entry, document, text, new, kept, tokens, held } = *embedded.ready;
+        let chunks = ChunkCounts { embedded: new.len() as u64, unchanged: kept.len() as u64, deleted: 0 };
+        let staged = StagedDocument {
+            document,
+            text,
+            new_chunks: new.into_iter().map(|new| new.chunk).collect(),
+            kept_chunks: kept,
+            job: Some(job),
+            tokens,
+        };
+        (Self { entry, chunks, embedded_at: embedded.at, _held: held }, staged)
+    }
+}
+
+/// Adds to a document those that come soon after it, as many as make a batch; and one that came and was too much. A document
+/// that is a batch by itself stands alone.
+async fn gather(
+    first: Embedded,
+    more: &mut mpsc::UnboundedReceiver<Embedded>,
+) -> (Vec<Embedded>, Option<Embedded>) {
+    let due = Instant::now() + LINGER;
+    let mut chunks = first.ready.new.len();
+    let mut batch = vec![first];
+    while chunks < BATCH_CHUNKS && batch.len() < BATCH_DOCUMENTS {
+        match timeout_at(due, more.recv()).await {
+            Ok(Some(next)) if chunks + next.ready.new.len() > BATCH_CHUNKS => return (batch, Some(next)),
+            Ok(Some(next)) => {
+                chunks += next.ready.new.len();
+                batch.push(next);
             }
+            // No more will come, or not soon.
+            Ok(None) | Err(_) => break,
         }
-        Ok(compared)
     }
-
-    /// The vectors of all new chunks, in order; none each without a model.
-    async fn embed(
-        &self,
-        compared: &[Compared<'_>],
-        context: &StageContext,
-    ) -> Result<Vec<Option<StoredEmbedding>>, StageError> {
-        let texts: Vec<&str> = compared
-            .iter()
-            .flat_map(|one| one.new.iter().map(|index| one.ready.chunks[*index].embedded_text.as_str()))
-            .collect();
-        let Some(embedder) = self.parts.embedder.get() else { return Ok(vec![None; texts.len()]) };
-        let mut vectors = Vec::with_capacity(texts.len());
-        for texts in texts.chunks(EMBED_BATCH) {
-            if context.cancel.is_cancelled() {
-                return Err(StageError::Cancelled);
-            }
-            vectors.extend(embed_batch(embedder.as_ref(), texts).await?);
-        }
-        Ok(vectors)
-    }
+    (batch, None)
 }
 
-async fn embed_batch(
-    embedder: &dyn Embedder,
-    texts: &[&str],
-) -> Result<Vec<Option<StoredEmbedding>>, StageError> {
-    let owned = texts.iter().map(|text| (*text).to_owned()).collect();
-    let embeddings = embedder
-        .embed(owned, EmbedPurpose::Passage)
-        .await
-        .map_err(|error| StageError::from_model(error, "embedding_failed"))?;
-    if embeddings.len() != texts.len() {
-        return Err(internal("the embedder answered with the wrong number of vectors"));
-    }
-    let model = &embedder.info().model;
-    Ok(embeddings
-        .into_iter()
-        .map(|embedding| Some(StoredEmbedding { model: model.clone(), vector: embedding.vector }))
-        .collect())
-}
-
-/// A document compared with its live version.
-struct Compared<'r> {
-    ready: &'r Ready,
-    /// Places in `ready.chunks`.
-    new: Vec<usize>,
-    kept: Vec<(ChunkId, Placement)>,
-}
-
-/// Why a batch was not written.
+/// Why a document was not written.
 enum Failure {
-    /// A live version that the batch builds on was replaced meanwhile.
+    /// A live version that it builds on was replaced meanwhile.
     Conflict(PortError),
     Stage(StageError),
 }
@@ -222,11 +311,5 @@ enum Failure {
 impl From<PortError> for Failure {
     fn from(error: PortError) -> Self {
         if error.kind() == ErrorKind::Conflict { Self::Conflict(error) } else { Self::Stage(error.into()) }
-    }
-}
-
-impl From<StageError> for Failure {
-    fn from(error: StageError) -> Self {
-        Self::Stage(error)
     }
 }

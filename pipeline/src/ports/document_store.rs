@@ -3,7 +3,7 @@ use async_trait::async_trait;
 use super::PortResult;
 use crate::domain::{
     Change, ChunkId, Collection, CollectionInfo, Document, DocumentId, LogPosition, MetadataFilter,
-    PassageRecord, Published, StagedDocument, Tenant,
+    PassageRecord, Published, Receipt, StagedDocument, Tenant,
 };
 
 /// A version that was written but is not live.
@@ -36,8 +36,8 @@ pub struct DocumentFilter {
 ///
 /// **Contract**
 /// - A reader sees a document's live version, whole, or nothing: [`stage`](Self::stage) shows nothing, and [`publish`](Self::publish)
-///   replaces everything in one step. Versions are published in order; an older one than the live one is dropped
-///   (`superseded`).
+///   replaces everything in one step. Versions are published in order; an older one than the live one, or one
+///   of an earlier job than the live one's, is dropped (`superseded`): of two jobs at once, the document is what the later one sent.
 /// - (tenant, collection, external id) is unique: [`resolve`](Self::resolve) called twice, even at once, gives one id.
 /// - A chunk's content never changes; its placement belongs to a version.
 /// - [`passages`](Self::passages) answers only live chunks, of that tenant and collection, in the order asked.
@@ -62,6 +62,9 @@ pub trait DocumentStore: Send + Sync {
 
     /// The ids of the live chunks of a document with the model of each one's vector, in order.
     async fn chunk_ids(&self, id: DocumentId) -> PortResult<Vec<(ChunkId, Option<String>)>>;
+
+    /// What was done for the live version of a document; none where there is none, or no job was named with it.
+    async fn receipt(&self, id: DocumentId) -> PortResult<Option<Receipt>>;
 
     /// A page of live documents.
     async fn list(&self, tenant: &Tenant, filter: &DocumentFilter) -> PortResult<Vec<Document>>;

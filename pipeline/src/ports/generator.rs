@@ -5,7 +5,7 @@ use futures::stream::BoxStream;
 use tokio_util::sync::CancellationToken;
 
 use super::ModelError;
-use crate::domain::{FinishReason, GenerationOptions, Passage, Usage};
+use crate::domain::{Degraded, FinishReason, GenerationOptions, Passage, Usage};
 
 /// What a generator is asked. A language model uses the prompt; the extractive one the question and passages.
 #[derive(Debug, Clone)]
@@ -35,6 +35,8 @@ pub enum Generated {
         usage: Usage,
         /// Whether the passages held an answer, as far as the generator can tell.
         found: bool,
+        /// What the generator should have worked with and could not; empty where nothing was missing. Results list it.
+        degraded: Vec<Degraded>,
     },
 }
 
@@ -44,6 +46,7 @@ pub enum Generated {
 /// - A stream ends with exactly one `End` or one error; the text is all deltas joined.
 /// - Cancelling the token stops the work within one token, closes any upstream request, and ends the stream with `Cancelled`.
 /// - Dropping the stream does the same.
+/// - What it had to do without is named once in `degraded`, and the text is whole all the same.
 /// - Errors say what to do: too long, permanent, try later.
 #[async_trait]
 pub trait Generator: Send + Sync {

@@ -1,14 +1,13 @@
 //! Passages that say the same.
 
-use std::collections::HashSet;
-
 use unicode_segmentation::UnicodeSegmentation;
 
 /// Share of the smaller passage's word triples that both have, from which on they count as the same.
 const SAME: f32 = 0.9;
 
-/// The word triples of a text, by which near-duplicates are told (shingles; Broder 1997).
-pub(super) struct Shingles(HashSet<u64>);
+/// The word triples of a text, by which near-duplicates are told (shingles; Broder 1997): their hashes, in order, each once.
+#[derive(Default)]
+pub(super) struct Shingles(Vec<u64>);
 
 impl Shingles {
     pub(super) fn of(text: &str) -> Self {
@@ -20,7 +19,10 @@ impl Shingles {
             window.hash(&mut hasher);
             hasher.finish()
         };
-        Self(words.windows(width).map(hash).collect())
+        let mut hashes: Vec<u64> = words.windows(width).map(hash).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        Self(hashes)
     }
 
     /// Whether the two texts say the same but for a few words.
@@ -33,8 +35,13 @@ impl Shingles {
         if small.0.len() * 2 < large.0.len() {
             return false;
         }
+        let (mut of_large, mut shared) = (large.0.iter().peekable(), 0_usize);
+        for hash in &small.0 {
+            while of_large.next_if(|other| *other < hash).is_some() {}
+            shared += usize::from(of_large.next_if_eq(&hash).is_some());
+        }
         #[allow(clippy::cast_precision_loss)] // passages are short
-        let share = small.0.intersection(&large.0).count() as f32 / small.0.len() as f32;
+        let share = shared as f32 / small.0.len() as f32;
         share >= SAME
     }
 }

@@ -21,19 +21,23 @@ pub struct Fused {
 
 /// Fuses the hits of the two searches, best first. Each list comes best first; either may be empty.
 ///
+/// The first `depth` hits of a list score; those after it only follow, in the order of their better place. So whoever asks for more
+/// passages gets the same first ones.
+///
 /// Min-max scaling with a weighted sum is "CombSUM over normalised scores" (Fox and Shaw 1994; Bruch et al., "An
 /// Analysis of Fusion Functions for Hybrid Retrieval", 2022); a chunk that one search did not find gets that search's
 /// least, 0. Reciprocal rank fusion is Cormack et al. 2009.
 #[must_use]
-pub fn fuse(fusion: &Fusion, vector: &[Hit], keyword: &[Hit]) -> Vec<Fused> {
+pub fn fuse(fusion: &Fusion, depth: usize, vector: &[Hit], keyword: &[Hit]) -> Vec<Fused> {
     let mut found: HashMap<ChunkId, Fused> = HashMap::with_capacity(vector.len() + keyword.len());
     let Weights { vector: vector_weight, keyword: keyword_weight } = weights(fusion);
     for (hits, weight, side) in
         [(vector, vector_weight, Side::Vector), (keyword, keyword_weight, Side::Keyword)]
     {
-        let scale = MinMax::of(hits);
+        let scale = MinMax::of(&hits[..hits.len().min(depth)]);
         for (rank, hit) in (1u32..).zip(hits) {
             let gain = match fusion {
+                _ if rank as usize > depth => 0.0,
                 Fusion::MinMax { .. } => scale.apply(hit.score),
                 #[allow(clippy::cast_precision_loss)] // ranks are small
                 Fusion::Rrf { k, .. } => 1.0 / (k + rank as f32),
@@ -118,6 +122,7 @@ mod tests {
     fn min_max_adds_scaled_scores() {
         let fused = fuse(
             &Fusion::default(),
+            100,
             &hits(&[(1, 0.9), (2, 0.5), (3, 0.1)]),
             &hits(&[(2, 20.0), (4, 15.0), (1, 10.0)]),
         );
@@ -129,7 +134,7 @@ mod tests {
     #[test]
     fn rrf_adds_reciprocal_ranks() {
         let fusion = Fusion::Rrf { k: 60.0, weights: Weights::default() };
-        let fused = fuse(&fusion, &hits(&[(1, 0.9), (2, 0.5)]), &hits(&[(2, 3.0)]));
+        let fused = fuse(&fusion, 100, &hits(&[(1, 0.9), (2, 0.5)]), &hits(&[(2, 3.0)]));
         assert_eq!(fused[0].chunk_id, id(2));
         assert!((fused[0].score - (1.0 / 62.0 + 1.0 / 61.0)).abs() < 1e-6);
     }
@@ -137,9 +142,22 @@ mod tests {
     #[test]
     fn a_weight_of_zero_silences_a_side() {
         let weights = Weights { vector: 0.0, keyword: 1.0 };
-        let fused =
-            fuse(&Fusion::MinMax { weights }, &hits(&[(1, 0.9), (2, 0.1)]), &hits(&[(2, 5.0), (1, 1.0)]));
+        let (vector, keyword) = (hits(&[(1, 0.9), (2, 0.1)]), hits(&[(2, 5.0), (1, 1.0)]));
+        let fused = fuse(&Fusion::MinMax { weights }, 100, &vector, &keyword);
         assert_eq!(fused[0].chunk_id, id(2));
+    }
+
+    #[test]
+    fn longer_lists_do_not_change_the_order_of_what_shorter_ones_hold() {
+        let vector = hits(&[(1, 0.9), (2, 0.8), (3, 0.7), (4, 0.1)]);
+        let keyword = hits(&[(3, 9.0), (2, 5.0), (5, 4.0), (1, 0.5), (6, 0.4)]);
+        for fusion in [Fusion::default(), Fusion::Rrf { k: 60.0, weights: Weights::default() }] {
+            let ids = |fused: Vec<Fused>| fused.into_iter().map(|one| one.chunk_id).collect::<Vec<_>>();
+            let short = ids(fuse(&fusion, 3, &vector[..3], &keyword[..3]));
+            let long = ids(fuse(&fusion, 3, &vector, &keyword));
+            assert_eq!(long[..short.len()], short);
+            assert_eq!(long[short.len()..], [id(4), id(6)]);
+        }
     }
 
     proptest! {
@@ -148,11 +166,12 @@ mod tests {
             mut vector in prop::collection::vec((0u128..40, 0.0f32..1.0), 0..40),
             mut keyword in prop::collection::vec((0u128..40, 0.0f32..30.0), 0..40),
             rrf in any::<bool>(),
+            depth in 1usize..50,
         ) {
             vector.sort_by(|a, b| b.1.total_cmp(&a.1));
             keyword.sort_by(|a, b| b.1.total_cmp(&a.1));
             let fusion = if rrf { Fusion::Rrf { k: 60.0, weights: Weights::default() } } else { Fusion::default() };
-            let fused = fuse(&fusion, &hits(&vector), &hits(&keyword));
+            let fused = fuse(&fusion, depth, &hits(&vector), &hits(&keyword));
             let mut expected: Vec<u128> = vector.iter().chain(&keyword).map(|(n, _)| *n).collect();
             expected.sort_unstable();
             expected.dedup();

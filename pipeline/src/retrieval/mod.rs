@@ -1,7 +1,9 @@
-//! From a question to passages: both searches at once, fused, checked against the store, de-duplicated, re-ranked.
+//! From a question to passages: both searches at once, fused, checked against the store, de-duplicated, re-ranked,
+//! neighbours put together.
 
 mod duplicates;
 mod fusion;
+mod neighbours;
 mod search;
 mod stage;
 

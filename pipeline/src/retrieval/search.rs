@@ -7,13 +7,13 @@ use std::{
 
 use tracing::warn;
 
-use super::{duplicates::Shingles, fusion};
+use super::{duplicates::Shingles, fusion, neighbours::merge_neighbours};
 use crate::{
     domain::{
-        ChunkId, Collection, Degraded, EmbedPurpose, Job, MetadataFilter, Passage, PassageRecord, QuerySpec,
-        Ranks, Retrieved, SearchMode, Tenant,
+        ChunkId, Collection, Degraded, DocumentId, EmbedPurpose, Job, MetadataFilter, Passage, PassageRecord,
+        QuerySpec, Ranks, Retrieved, SearchMode, Tenant,
     },
-    pipelines::{QueryPipeline, RerankSettings},
+    pipelines::{QueryPipeline, RerankSettings, SelectSettings},
     ports::{
         DocumentStore, Embedder, Hit, KeywordIndex, ModelError, PortError, PortResult, Reranker, SearchScope,
         VectorIndex,
@@ -73,6 +73,8 @@ pub struct SearchRequest {
     pub top_k: usize,
     /// Which searches; the pipeline's choice where absent.
     pub mode: Option<SearchMode>,
+    /// At most so many passages of one document; the pipeline's choice where absent.
+    pub per_document: Option<usize>,
 }
 
 impl SearchRequest {
@@ -86,6 +88,7 @@ impl SearchRequest {
             filter: spec.filter.clone(),
             top_k: spec.top_k,
             mode: None,
+            per_document: None,
         }
     }
 }
@@ -210,21 +213,30 @@ impl Retriever {
         let empty: &[Hit] = &[];
         let fused = fusion::fuse(
             &pipeline.fusion,
+            pipeline.search.candidates,
             vector.as_ref().map_or(empty, |side| &side.hits),
             keyword.as_ref().map_or(empty, |side| &side.hits),
         );
         let ids: Vec<ChunkId> = fused.iter().map(|fused| fused.chunk_id).collect();
         let records = self.parts.documents.passages(&request.tenant, &request.collection, &ids).await?;
         let passages = merge(fused, records, &request.filter);
-        let mut passages = select(passages, pipeline, request.top_k.max(rerank_depth(pipeline)));
-        if let (Some(settings), Some(reranker)) = (&pipeline.rerank, &self.parts.reranker) {
+        let select = SelectSettings {
+            top_k: request.top_k,
+            per_document: request.per_document.or(pipeline.select.per_document),
+            ..pipeline.select.clone()
+        };
+        let selected = Selected { passages: passages.into_iter(), settings: &select, kept: Vec::new() };
+        let passages = if let (Some(settings), Some(reranker)) = (&pipeline.rerank, &self.parts.reranker) {
             let started = Instant::now();
+            let mut passages: Vec<Passage> = selected.take(settings.candidates.max(request.top_k)).collect();
             if !rerank(reranker.as_ref(), settings, &request.query, &mut passages).await {
                 degraded.push(Degraded::Reranker);
             }
             timings.rerank = Some(started.elapsed());
-        }
-        passages.truncate(request.top_k);
+            finish(passages.into_iter(), &select)
+        } else {
+            finish(selected, &select)
+        };
         degraded.sort_unstable();
         degraded.dedup();
         timings.total = begun.elapsed();
@@ -324,29 +336,47 @@ fn merge(fused: Vec<fusion::Fused>, records: Vec<PassageRecord>, filter: &Metada
         .collect()
 }
 
-fn rerank_depth(pipeline: &QueryPipeline) -> usize {
-    pipeline.rerank.as_ref().map_or(0, |settings| settings.candidates)
+/// The best, without what says the same and without too many of one document. What nobody asks for is not compared.
+struct Selected<'a, I> {
+    passages: I,
+    settings: &'a SelectSettings,
+    /// What was given, as it is compared with what comes.
+    kept: Vec<(DocumentId, Shingles)>,
 }
 
-/// Keeps the best, without what says the same and without too many of one document.
-fn select(passages: Vec<Passage>, pipeline: &QueryPipeline, keep: usize) -> Vec<Passage> {
-    let mut kept: Vec<(Passage, Shingles)> = Vec::new();
-    for passage in passages {
-        if kept.len() == keep {
-            break;
+impl<I: Iterator<Item = Passage>> Iterator for Selected<'_, I> {
+    type Item = Passage;
+
+    fn next(&mut self) -> Option<Passage> {
+        for passage in self.passages.by_ref() {
+            let document = passage.record.document_id;
+            let of_document = self.kept.iter().filter(|(other, _)| *other == document).count();
+            if self.settings.per_document.is_some_and(|most| of_document >= most) {
+                continue;
+            }
+            let shingles = if self.settings.collapse_duplicates {
+                Shingles::of(&passage.record.text)
+            } else {
+                Shingles::default()
+            };
+            if self.settings.collapse_duplicates && self.kept.iter().any(|(_, other)| shingles.same_as(other))
+            {
+                continue;
+            }
+            self.kept.push((document, shingles));
+            return Some(passage);
         }
-        let document = passage.record.document_id;
-        let of_document = kept.iter().filter(|(other, _)| other.record.document_id == document).count();
-        if pipeline.select.per_document.is_some_and(|most| of_document >= most) {
-            continue;
-        }
-        let shingles = Shingles::of(&passage.record.text);
-        if pipeline.select.collapse_duplicates && kept.iter().any(|(_, other)| shingles.same_as(other)) {
-            continue;
-        }
-        kept.push((passage, shingles));
+        None
     }
-    kept.into_iter().map(|(passage, _)| passage).collect()
+}
+
+/// The passages that were asked for.
+fn finish(passages: impl Iterator<Item = Passage>, settings: &SelectSettings) -> Vec<Passage> {
+    if settings.merge_neighbours {
+        merge_neighbours(passages, settings.top_k)
+    } else {
+        passages.take(settings.top_k).collect()
+    }
 }
 
 /// Orders the first passages by the re-ranker. False when it failed or was too slow: then nothing changed.

@@ -153,7 +153,7 @@ impl World {
         }));
         let secret = Secret::new("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=");
         let sender = Arc::new(HttpWebhookSender::new(SenderSettings::new(vec![secret])).unwrap());
-        let extractive = ExtractiveGenerator::new(None, ExtractiveSettings::default());
+        let extractive = ExtractiveGenerator::new(EmbedderSlot::Off, ExtractiveSettings::default());
         let generation = GenerationStage::new(
             lifecycle.clone(),
             retriever.clone(),

@@ -6,6 +6,7 @@ mod cancelling;
 mod commands;
 mod corpus;
 mod documents;
+mod evaluation;
 mod files;
 mod formats;
 mod idempotency;

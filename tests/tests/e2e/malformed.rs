@@ -98,7 +98,7 @@ fn queries() -> Vec<Case> {
         query(json!({"filter": {"a": null}}), "filter"),
         query(json!({"filter": {"a": [[1]]}}), "filter"),
         query(json!({"top_k": 0}), "top_k"),
-        query(json!({"top_k": 51}), "top_k"),
+        query(json!({"top_k": 101}), "top_k"),
         query(json!({"top_k": -1}), "top_k"),
         query(json!({"top_k": 1.5}), "top_k"),
         query(json!({"top_k": "5"}), "top_k"),

@@ -120,7 +120,8 @@ async fn to_item(reading: &Reading<'_>, input: DocumentInput) -> ApiResult<Manif
             let file_name =
                 info.file_name.or_else(|| input.external_id.clone()).unwrap_or_else(|| uri.to_owned());
             let media_type = info.media_type.or(input.media_type);
-            (ManifestContent::Blob { key, file_name: file_name.clone(), media_type }, Some(file_name))
+            let bytes = Some(info.bytes as u64);
+            (ManifestContent::Blob { key, file_name: file_name.clone(), media_type, bytes }, Some(file_name))
         }
         (None, None) if input.uri.is_some() => {
             let detail =

@@ -179,8 +179,9 @@ async fn receive_file(
         let message = format!("the file has more than {} bytes", limits.file_bytes);
         ManifestContent::Refused { code: "too_large".to_owned(), message }
     } else {
+        let bytes = Some(content.len() as u64);
         let key = reading.workspace.put_file(n, content.freeze()).await?;
-        ManifestContent::Blob { key, file_name: name.clone(), media_type }
+        ManifestContent::Blob { key, file_name: name.clone(), media_type, bytes }
     };
     Ok((Received { name, content }, hasher.finalize().to_vec()))
 }

@@ -1,7 +1,9 @@
 //! The SQL of the tables `documents`, `versions` and `texts`.
 
 use raglan_pipeline::{
-    domain::{Collection, Document, DocumentId, StagedDocument, Tenant, Timestamp},
+    domain::{
+        ChunkCounts, Collection, Document, DocumentId, JobId, Receipt, StagedDocument, Tenant, Timestamp,
+    },
     ports::{DocumentFilter, PortResult},
 };
 use sqlx::{QueryBuilder, SqliteConnection, SqliteExecutor, sqlite::SqliteRow};
@@ -44,6 +46,8 @@ pub(super) struct Version {
     pub base_version: Option<u64>,
     /// The log's position when it was staged.
     pub position: u64,
+    /// The job that took it in.
+    pub job: Option<JobId>,
     /// What the indexes keep of the document beside its chunks: title, uri, metadata.
     pub attributes: (String, Option<String>, String),
 }
@@ -133,7 +137,8 @@ pub(super) async fn insert_version(
     let document = &staged.document;
     sqlx::query(
         "INSERT INTO versions (document, version, base_version, position, chunks, bytes, staged_at, fingerprint, \
-         media_type, title, uri, metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         media_type, title, uri, metadata, job, embedded, tokens, created) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(identity.key)
     .bind(int(version)?)
@@ -147,6 +152,10 @@ pub(super) async fn insert_version(
     .bind(document.title.as_str())
     .bind(document.uri.as_deref())
     .bind(json(&document.metadata)?)
+    .bind(staged.job.as_ref().map(|job| job.0.as_bytes().as_slice()))
+    .bind(limit(staged.new_chunks.len()))
+    .bind(int(staged.tokens)?)
+    .bind(identity.live_version.is_none())
     .execute(&mut *connection)
     .await
     .port()?;
@@ -173,7 +182,7 @@ pub(super) async fn version(
     version: u64,
 ) -> PortResult<Option<Version>> {
     let row = sqlx::query(
-        "SELECT base_version, position, title, uri, metadata FROM versions WHERE document = ? AND version = ?",
+        "SELECT base_version, position, job, title, uri, metadata FROM versions WHERE document = ? AND version = ?",
     )
     .bind(key)
     .bind(int(version)?)
@@ -184,7 +193,52 @@ pub(super) async fn version(
         Ok(Version {
             base_version: optional_version(&row, "base_version")?,
             position: row.number("position")?,
+            job: row.column::<Option<&[u8]>>("job")?.map(|_| row.uuid("job").map(JobId)).transpose()?,
             attributes: (row.column("title")?, row.column("uri")?, row.column("metadata")?),
+        })
+    })
+    .transpose()
+}
+
+/// Notes with a version what publishing it changed, where that is not what staging it expected.
+pub(super) async fn note_published(
+    connection: &mut SqliteConnection,
+    key: i64,
+    version: u64,
+    (deleted, created): (u64, bool),
+) -> PortResult<()> {
+    sqlx::query("UPDATE versions SET deleted = ?, created = ? WHERE document = ? AND version = ?")
+        .bind(int(deleted)?)
+        .bind(created)
+        .bind(key)
+        .bind(int(version)?)
+        .execute(connection)
+        .await
+        .map(drop)
+        .port()
+}
+
+/// What was done for the live version of a document.
+pub(super) async fn receipt(
+    executor: impl SqliteExecutor<'_>,
+    id: DocumentId,
+) -> PortResult<Option<Receipt>> {
+    let row = sqlx::query(
+        "SELECT v.job, v.created, v.chunks, v.embedded, v.deleted, v.tokens FROM documents d \
+         JOIN versions v ON v.document = d.key AND v.version = d.live_version WHERE d.id = ? AND v.job IS NOT NULL",
+    )
+    .bind(id.0.as_bytes().as_slice())
+    .fetch_optional(executor)
+    .await
+    .port()?;
+    row.map(|row| {
+        let (chunks, embedded): (u64, u64) = (row.number("chunks")?, row.number("embedded")?);
+        let unchanged = chunks.saturating_sub(embedded);
+        Ok(Receipt {
+            job: JobId(row.uuid("job")?),
+            created: row.column("created")?,
+            chunks: ChunkCounts { embedded, unchanged, deleted: row.number("deleted")? },
+            tokens: row.number("tokens")?,
         })
     })
     .transpose()

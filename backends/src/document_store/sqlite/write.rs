@@ -26,7 +26,8 @@ pub(super) async fn publish(
 ) -> PortResult<Published> {
     let gone = || conflict(staged.document_id, "its staged version has gone; stage it again");
     let identity = documents::identity(connection, staged.document_id).await?.ok_or_else(gone)?;
-    let nothing = |position, superseded| Published { position, deleted_chunks: 0, superseded };
+    let nothing =
+        |position, superseded| Published { position, deleted_chunks: 0, superseded, created: false };
     // What an older version left went when the newer one was published.
     if identity.live_version.is_some_and(|live| live > staged.version) {
         return Ok(nothing(changes::head(connection).await?, true));
@@ -39,7 +40,18 @@ pub(super) async fn publish(
     if identity.live_version == Some(staged.version) {
         return Ok(nothing(changes::head(connection).await?, false));
     }
-    let document_changed = indexes_know_otherwise(connection, &identity, staged.version, &version).await?;
+    let live_version = match identity.live_version {
+        Some(live) => documents::version(connection, identity.key, live).await?,
+        None => None,
+    };
+    // Jobs at once may be staged in any order. What was sent last stays: the ids of jobs are in the order in which they came.
+    let live_job = live_version.as_ref().and_then(|live| live.job);
+    if version.job.is_some() && version.job < live_job {
+        drop_staged(connection, identity.key, &staged, now).await?;
+        return Ok(nothing(changes::head(connection).await?, true));
+    }
+    let document_changed =
+        indexes_know_otherwise(connection, &identity, (staged.version, &version), live_version).await?;
     documents::set_live(connection, identity.key, staged.version, now).await?;
     chunks::delete_placements_before(connection, identity.key, staged.version).await?;
     documents::delete_versions_before(connection, identity.key, staged.version).await?;
@@ -47,7 +59,12 @@ pub(super) async fn publish(
     if document_changed {
         changes::append(connection, staged.document_id, &EntryKind::PutDocument, now).await?;
     }
-    Ok(Published { position: changes::head(connection).await?, deleted_chunks: deleted, superseded: false })
+    let created = identity.live_version.is_none();
+    if deleted > 0 || created != version.base_version.is_none() {
+        documents::note_published(connection, identity.key, staged.version, (deleted, created)).await?;
+    }
+    let position = changes::head(connection).await?;
+    Ok(Published { position, deleted_chunks: deleted, superseded: false, created })
 }
 
 /// Whether an index that has followed the log may hold some chunk of this version with a title, uri or metadata that
@@ -56,11 +73,10 @@ pub(super) async fn publish(
 async fn indexes_know_otherwise(
     connection: &mut SqliteConnection,
     identity: &Identity,
-    number: u64,
-    version: &Version,
+    (number, version): (u64, &Version),
+    live_version: Option<Version>,
 ) -> PortResult<bool> {
-    if let Some(live) = identity.live_version {
-        let live_version = documents::version(connection, identity.key, live).await?;
+    if identity.live_version.is_some() {
         let changed = live_version.is_none_or(|live| live.attributes != version.attributes);
         let overtaken = version.base_version != identity.live_version;
         if changed && (overtaken || chunks::has_kept(connection, identity.key, number).await?) {
@@ -85,6 +101,18 @@ async fn delete_unplaced(
         deleted = rest;
     }
     Ok(count as u64)
+}
+
+/// Removes a version that is not live, with what only it has.
+async fn drop_staged(
+    connection: &mut SqliteConnection,
+    key: i64,
+    staged: &Staged,
+    now: Timestamp,
+) -> PortResult<()> {
+    chunks::delete_placements_of(connection, key, staged.version).await?;
+    documents::delete_version(connection, key, staged.version).await?;
+    delete_unplaced(connection, key, staged.document_id, now).await.map(drop)
 }
 
 /// Removes a live document of a tenant with everything staged for it.
@@ -140,10 +168,9 @@ pub(super) async fn clean(
     now: Timestamp,
 ) -> PortResult<u64> {
     let stale = documents::stale_versions(connection, before).await?;
-    for (key, id, version) in &stale {
-        chunks::delete_placements_of(connection, *key, *version).await?;
-        documents::delete_version(connection, *key, *version).await?;
-        delete_unplaced(connection, *key, *id, now).await?;
+    for (key, document_id, version) in &stale {
+        let staged = Staged { document_id: *document_id, version: *version, position: 0 };
+        drop_staged(connection, *key, &staged, now).await?;
     }
     documents::delete_empty(connection, before).await?;
     changes::compact(connection, before).await?;

@@ -1,20 +1,22 @@
-//! The sentences of the passages, and how well each could answer the question as far as words tell.
+//! The sentences of the passages that may be the answer, and what words tell of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use raglan_pipeline::{
-    domain::Passage,
-    generation::sentences::{Sentence, SentenceKind, sentences},
+use raglan_pipeline::{domain::Passage, generation::sentences::SentenceKind};
+
+use super::{
+    evidence::Ranking,
+    passage::{Finder, Held, Parts},
+    question::Question,
+    terms::{Stems, Terms, points_back},
 };
-
-use super::terms::{Stems, Terms, Wants, points_back};
 
 /// A longer sentence (in bytes) is no answer but a document.
 const LONGEST_BYTES: usize = 1_200;
 /// A shorter one (in words) says too little by itself to be compared with a question.
 const SHORT_WORDS: usize = 6;
 
-/// What a term of the question is worth to a sentence that does not hold it, where it stands beside it.
+/// What a term of the question counts for a sentence that does not hold it, where it stands beside it.
 const TITLE_CREDIT: f32 = 0.5;
 const BEFORE_CREDIT: f32 = 0.5;
 const AFTER_CREDIT: f32 = 0.3;
@@ -25,11 +27,11 @@ const ASKED_CREDIT: f32 = 0.8;
 #[derive(Debug)]
 pub(super) struct Material {
     /// The question.
-    pub(super) question: String,
-    /// How much each of its terms is worth.
-    pub(super) weights: HashMap<String, f32>,
+    pub(super) question: Question,
+    /// The share of each of its terms in it: all of them make 1.
+    pub(super) weights: Vec<f32>,
     /// The sentences of each passage.
-    pub(super) sentences: Vec<Vec<Sentence>>,
+    pub(super) passages: Vec<Parts>,
     /// The best candidates by their words, the best first.
     pub(super) candidates: Vec<Candidate>,
 }
@@ -45,7 +47,11 @@ pub(super) struct Candidate {
     pub(super) context: String,
     /// Its terms.
     pub(super) terms: Terms,
-    /// The share of the question's terms, by worth, that it or what is around it holds: 0 to 1.
+    /// What of the question stands in it.
+    pub(super) held: Held,
+    /// What of the question stands in it or around it.
+    pub(super) around: Held,
+    /// The share of the question that it holds, with part of what its neighbours and headings hold: 0 to 1.
     pub(super) lexical: f32,
     /// Whether it holds the kind of thing that is asked for: -1 to 1.
     pub(super) fit: f32,
@@ -57,55 +63,66 @@ impl Material {
     /// Cuts the passages into sentences and keeps the `limit` candidates that look best.
     pub(super) fn gather(question: &str, passages: &[Passage], limit: usize) -> Self {
         let stems = Stems::new();
-        let asked = stems.terms(question);
-        let wants = Wants::of(question);
-        let parts: Vec<Vec<Sentence>> =
-            passages.iter().map(|passage| sentences(&passage.record.text)).collect();
-        let terms: Vec<Vec<Terms>> = passages
-            .iter()
-            .zip(&parts)
-            .map(|(passage, parts)| {
-                parts.iter().map(|part| stems.terms(&passage.record.text[part.range.clone()])).collect()
-            })
-            .collect();
-        let weights = weights(&asked, &terms);
+        let question = Question::new(question, &stems);
+        let mut finder = Finder::new(&question, &stems);
+        let parts: Vec<Parts> = passages.iter().map(|passage| Parts::of(passage, &mut finder)).collect();
+        let weights = weights(&question, &parts);
 
-        let mut candidates = Vec::new();
+        // The promise of each sentence that may answer, its passage and number, and its own part of what is known.
+        let mut open: Vec<(f32, usize, usize, f32, f32)> = Vec::new();
         let mut seen = HashSet::new();
-        for (index, passage) in passages.iter().enumerate() {
-            let titles =
-                stems.terms(&format!("{} {}", passage.record.title, passage.record.heading_path.join(" ")));
-            let around = Around { passage, parts: &parts[index], terms: &terms[index], titles: &titles };
-            for (number, part) in parts[index].iter().enumerate() {
+        for (index, (passage, parts)) in passages.iter().zip(&parts).enumerate() {
+            for (number, part) in parts.all.iter().enumerate() {
                 let text = &passage.record.text[part.range.clone()];
-                // Passages overlap: a sentence counts where it was found first.
-                let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
-                if !may_answer(part.kind, text) || is_table_head(&parts[index], number) || !seen.insert(flat)
-                {
+                if !may_answer(part.kind, text) || is_table_head(parts, number) {
                     continue;
                 }
-                candidates.push(Candidate {
-                    passage: index,
-                    sentence: number,
-                    context: around.context(number),
-                    terms: terms[index][number].clone(),
-                    lexical: around.lexical(number, &weights),
-                    fit: wants.fit(part.kind, text, question),
-                    rank: 1.0 / (1.0 + index as f32),
-                });
+                // Passages overlap: a sentence counts where it was found first.
+                if !seen.insert(text.split_whitespace().collect::<Vec<_>>().join(" ")) {
+                    continue;
+                }
+                let lexical = lexical(&passage.record.text, parts, number, &weights);
+                let fit = question.fit(part.kind, text, &stems);
+                let promise = Ranking::BY_WORDS.score(0.0, lexical, fit, rank(index));
+                open.push((promise, index, number, lexical, fit));
             }
         }
-        candidates.sort_by(|a, b| b.promise().total_cmp(&a.promise()));
-        candidates.truncate(limit);
-        Self { question: question.to_owned(), weights, sentences: parts, candidates }
+        open.sort_by(|a, b| b.0.total_cmp(&a.0));
+        open.truncate(limit);
+        let candidates = open
+            .into_iter()
+            .map(|(_, passage, sentence, lexical, fit)| {
+                let part = &parts[passage].all[sentence];
+                let text = &passages[passage].record.text[part.range.clone()];
+                Candidate {
+                    passage,
+                    sentence,
+                    context: context(&passages[passage], &parts[passage], sentence),
+                    terms: stems.terms(text),
+                    held: part.held.clone(),
+                    around: parts[passage].surroundings(sentence),
+                    lexical,
+                    fit,
+                    rank: rank(passage),
+                }
+            })
+            .collect();
+        drop(finder);
+        Self { question, weights, passages: parts, candidates }
+    }
+
+    /// The share of the question that is held, by weight: 0 to 1.
+    pub(super) fn coverage(&self, held: &Held) -> f32 {
+        coverage(&self.weights, |term| held.of(term))
     }
 }
 
-impl Candidate {
-    /// How much it promises before it is embedded. The best passages keep their sentences even where no word is the same.
-    fn promise(&self) -> f32 {
-        self.lexical + 0.3 * self.rank + 0.1 * self.fit
-    }
+fn coverage(weights: &[f32], credit: impl Fn(usize) -> f32) -> f32 {
+    weights.iter().enumerate().map(|(term, weight)| weight * credit(term)).sum()
+}
+
+fn rank(passage: usize) -> f32 {
+    1.0 / (1.0 + passage as f32)
 }
 
 /// Questions, headings, broken code and whole pages answer nothing.
@@ -124,80 +141,62 @@ fn may_answer(kind: SentenceKind, text: &str) -> bool {
 }
 
 /// Whether a row is the first of its table, and so names the columns.
-fn is_table_head(parts: &[Sentence], number: usize) -> bool {
+pub(super) fn is_table_head(parts: &Parts, number: usize) -> bool {
     let row = |number: Option<usize>| {
-        number.and_then(|n| parts.get(n)).is_some_and(|part| part.kind == SentenceKind::Row)
+        number.and_then(|n| parts.all.get(n)).is_some_and(|part| part.kind == SentenceKind::Row)
     };
     row(Some(number)) && !row(number.checked_sub(1)) && row(Some(number + 1))
 }
 
 /// What each term of the question is worth: the rarer among the sentences, the more. A term that stands nowhere is worth what one
 /// that stands once is: it may be there in other words.
-fn weights(asked: &Terms, sentences: &[Vec<Terms>]) -> HashMap<String, f32> {
-    let all = sentences.iter().flatten().count() as f32;
-    let weight = |term: &String| {
-        let holding = sentences.iter().flatten().filter(|terms| terms.contains(term)).count().max(1) as f32;
-        (1.0 + all / holding).ln()
+fn weights(question: &Question, passages: &[Parts]) -> Vec<f32> {
+    let mut holding = vec![0_usize; question.terms.len()];
+    let mut all = 0_usize;
+    for part in passages.iter().flat_map(|parts| &parts.all) {
+        all += 1;
+        for term in part.held.terms() {
+            holding[term] += 1;
+        }
+    }
+    let rarity = |holding: usize| (1.0 + all as f32 / holding.max(1) as f32).ln();
+    let raw: Vec<f32> =
+        question.terms.iter().zip(holding).map(|(term, holding)| term.weight * rarity(holding)).collect();
+    let total: f32 = raw.iter().sum();
+    raw.into_iter().map(|weight| if total > 0.0 { weight / total } else { 0.0 }).collect()
+}
+
+fn lexical(text: &str, parts: &Parts, number: usize, weights: &[f32]) -> f32 {
+    let held = &parts.all[number].held;
+    let titles = parts.headings(number);
+    let before = parts.before(number).map(|before| &parts.all[before]);
+    let after = parts.after(number).map(|after| &parts.all[after].held);
+    let before_credit = before.map_or(0.0, |before| {
+        if text[before.range.clone()].ends_with(['?', '？']) { ASKED_CREDIT } else { BEFORE_CREDIT }
+    });
+    coverage(weights, |term| {
+        let title = TITLE_CREDIT * titles.of(term);
+        let before = before.map_or(0.0, |before| before_credit * before.held.of(term));
+        let after = after.map_or(0.0, |after| AFTER_CREDIT * after.of(term));
+        held.of(term).max(title).max(before).max(after)
+    })
+}
+
+/// The sentence, after the one before it (or the heading above it) where it needs that to be understood.
+fn context(passage: &Passage, parts: &Parts, number: usize) -> String {
+    let record = &passage.record;
+    let words = |number: usize| &record.text[parts.all[number].range.clone()];
+    let text = words(number);
+    let before = match parts.before(number).or(parts.all[number].heading) {
+        Some(before) => words(before),
+        None => record.heading_path.last().map_or(record.title.as_str(), String::as_str),
     };
-    asked.iter().map(|term| (term.clone(), weight(term))).collect()
-}
-
-/// A passage's sentences with what is known of them.
-struct Around<'a> {
-    passage: &'a Passage,
-    parts: &'a [Sentence],
-    terms: &'a [Terms],
-    titles: &'a Terms,
-}
-
-impl Around<'_> {
-    fn text(&self, number: usize) -> &str {
-        &self.passage.record.text[self.parts[number].range.clone()]
-    }
-
-    fn lexical(&self, number: usize, weights: &HashMap<String, f32>) -> f32 {
-        let total: f32 = weights.values().sum();
-        if total <= 0.0 {
-            return 0.0;
-        }
-        let before = number.checked_sub(1);
-        let before_credit = before.map_or(0.0, |before| {
-            if self.text(before).ends_with(['?', '？']) { ASKED_CREDIT } else { BEFORE_CREDIT }
-        });
-        let credit = |term: &String| {
-            let has = |number: Option<usize>| {
-                number.and_then(|n| self.terms.get(n)).is_some_and(|terms| terms.contains(term))
-            };
-            if has(Some(number)) {
-                return 1.0;
-            }
-            let title = if self.titles.contains(term) { TITLE_CREDIT } else { 0.0 };
-            let before = if has(before) { before_credit } else { 0.0 };
-            let after = if has(Some(number + 1)) { AFTER_CREDIT } else { 0.0 };
-            title.max(before).max(after)
-        };
-        weights.iter().map(|(term, weight)| credit(term) * weight).sum::<f32>() / total
-    }
-
-    /// The sentence, after the one before it where it needs that one to be understood.
-    fn context(&self, number: usize) -> String {
-        let text = self.text(number);
-        let before = match number.checked_sub(1) {
-            Some(before) => self.text(before),
-            None => self
-                .passage
-                .record
-                .heading_path
-                .last()
-                .map_or(self.passage.record.title.as_str(), String::as_str),
-        };
-        let needed = points_back(text)
-            || before.ends_with(['?', '？', ':'])
-            || text.split_whitespace().count() < SHORT_WORDS;
-        if needed && !before.is_empty() && before.len() <= LONGEST_BYTES {
-            format!("{before} {text}")
-        } else {
-            text.to_owned()
-        }
+    let needed = points_back(text)
+        || before.ends_with(['?', '？', ':', '：'])
+        || text.split_whitespace().count() < SHORT_WORDS;
+    if needed && !before.is_empty() && before.len() <= LONGEST_BYTES {
+        format!("{before} {text}")
+    } else {
+        text.to_owned()
     }
 }

@@ -1,12 +1,12 @@
-//! Words as they are compared: lower case, stemmed, function words left out; and what kind of answer a question wants.
+//! Words as they are compared: lower case, stemmed, function words left out.
 
 use std::collections::BTreeSet;
 
 use frostem::{Algorithm, Stemmer};
-use raglan_pipeline::generation::sentences::SentenceKind;
 use unicode_segmentation::UnicodeSegmentation;
 
-/// English words that say nothing about what a text is about. In other languages a few rare words more are compared.
+/// English words that say nothing about what a text is about. In other languages a few rare words more are compared, which
+/// stand in most sentences and so weigh little.
 const STOP_WORDS: &[&str] = &[
     "a", "about", "after", "all", "also", "am", "an", "and", "any", "are", "as", "at", "be", "because",
     "been", "before", "being", "between", "both", "but", "by", "can", "could", "did", "do", "does", "doing",
@@ -19,55 +19,63 @@ const STOP_WORDS: &[&str] = &[
     "while", "who", "whom", "whose", "why", "will", "with", "within", "without", "would", "you", "your",
 ];
 
+/// Stems of words that belong to the way of asking more than to what is asked about: an answer seldom repeats them.
+const FRAME: &[&str] = &[
+    "amount",
+    "call",
+    "consid",
+    "date",
+    "day",
+    "describ",
+    "event",
+    "exampl",
+    "happen",
+    "kind",
+    "known",
+    "main",
+    "name",
+    "number",
+    "peopl",
+    "percent",
+    "percentag",
+    "person",
+    "place",
+    "purpos",
+    "reason",
+    "refer",
+    "sort",
+    "term",
+    "thing",
+    "time",
+    "type",
+    "use",
+    "way",
+    "word",
+    "year",
+];
+
 /// Words with which a sentence points back to the one before it.
 const BACK_REFERENCES: &[&str] = &[
+    "also",
+    "both",
+    "he",
+    "her",
+    "his",
+    "however",
     "it",
     "its",
-    "this",
-    "that",
-    "these",
-    "those",
-    "they",
-    "their",
-    "he",
+    "otherwise",
     "she",
-    "his",
-    "her",
     "such",
+    "that",
+    "their",
     "then",
     "there",
-    "both",
-    "otherwise",
-    "also",
-    "however",
     "therefore",
-];
-
-const MONTHS: &[&str] = &[
-    "january",
-    "february",
-    "march",
-    "april",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-    "monday",
-    "tuesday",
-    "wednesday",
-    "thursday",
-    "friday",
-    "saturday",
-    "sunday",
-];
-
-const NUMBER_WORDS: &[&str] = &[
-    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "twenty", "thirty", "fifty", "hundred", "thousand", "million", "billion", "half", "twice", "once",
-    "none",
+    "these",
+    "they",
+    "this",
+    "those",
 ];
 
 /// Words as they are compared.
@@ -83,12 +91,46 @@ impl Stems {
 
     /// The terms of a text.
     pub(super) fn terms(&self, text: &str) -> Terms {
-        text.unicode_words()
-            .map(str::to_lowercase)
-            .filter(|word| STOP_WORDS.binary_search(&word.as_str()).is_err())
-            .map(|word| self.0.stem(&word).to_string())
-            .collect()
+        text.unicode_words().filter_map(|word| self.term(word)).collect()
     }
+
+    /// A word as it is compared; none for a function word. A number loses the separators of its thousands.
+    pub(super) fn term(&self, word: &str) -> Option<String> {
+        let mut lower = word.to_lowercase();
+        if lower.starts_with(|c: char| c.is_ascii_digit()) {
+            lower.retain(|c| c != ',');
+            return Some(lower);
+        }
+        let bare = lower.strip_suffix("'s").or_else(|| lower.strip_suffix("’s")).unwrap_or(&lower);
+        if is_stop_word(bare) { None } else { Some(self.0.stem(bare).to_string()) }
+    }
+}
+
+/// Whether a lower-case word says nothing about what a text is about.
+pub(super) fn is_stop_word(lower: &str) -> bool {
+    STOP_WORDS.binary_search(&lower).is_ok()
+}
+
+/// Whether a term belongs to the way of asking.
+pub(super) fn is_frame(term: &str) -> bool {
+    FRAME.binary_search(&term).is_ok()
+}
+
+/// What two terms count as one for, where they begin alike: `discoveri` and `discover`. Their stems differ in at most a few last letters.
+const ALIKE: f32 = 0.7;
+
+/// How far two terms say the same: 1 where they are equal, less where one is most likely derived from the other, else 0.
+pub(super) fn sameness(a: &str, b: &str) -> f32 {
+    if a == b {
+        return 1.0;
+    }
+    if a.contains(|c: char| c.is_numeric()) || b.contains(|c: char| c.is_numeric()) {
+        return 0.0;
+    }
+    let common = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
+    let (a, b) = (a.chars().count(), b.chars().count());
+    let alike = common >= 5 && common * 10 >= a.max(b) * 6 && a.min(b) - common <= 2;
+    if alike { ALIKE } else { 0.0 }
 }
 
 /// Whether a sentence cannot be understood without the one before it.
@@ -96,102 +138,7 @@ pub(super) fn points_back(sentence: &str) -> bool {
     sentence
         .unicode_words()
         .next()
-        .is_some_and(|word| BACK_REFERENCES.contains(&word.to_lowercase().as_str()))
-}
-
-/// What kind of thing answers a question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wants {
-    Number,
-    Date,
-    Name,
-    Steps,
-    Anything,
-}
-
-impl Wants {
-    /// Reads it from the question words; anything, where they say nothing (or are not English).
-    pub(super) fn of(question: &str) -> Self {
-        let words: Vec<String> = question.unicode_words().map(str::to_lowercase).collect();
-        let pairs = words.windows(2).map(|pair| (pair[0].as_str(), pair[1].as_str()));
-        for pair in pairs {
-            match pair {
-                (
-                    "how",
-                    "many" | "much" | "long" | "old" | "far" | "often" | "fast" | "big" | "large" | "high"
-                    | "deep" | "tall",
-                ) => {
-                    return Self::Number;
-                }
-                ("how", "do" | "can" | "could" | "should" | "must" | "to") => return Self::Steps,
-                ("what" | "which", "percentage" | "number" | "port") => return Self::Number,
-                ("what" | "which", "year" | "date" | "day" | "month" | "time") => return Self::Date,
-                _ => {}
-            }
-        }
-        match words.first().map(String::as_str) {
-            Some("when") => Self::Date,
-            Some("who" | "whom" | "whose" | "where") => Self::Name,
-            _ => Self::Anything,
-        }
-    }
-
-    /// How well a sentence can hold such a thing that the question does not hold already: 1 it does, 0 it need not or may, down to -1 it does not.
-    pub(super) fn fit(self, kind: SentenceKind, sentence: &str, question: &str) -> f32 {
-        let asked: BTreeSet<String> = question.unicode_words().map(str::to_lowercase).collect();
-        let new: Vec<(usize, &str, String)> = sentence
-            .unicode_words()
-            .enumerate()
-            .map(|(index, word)| (index, word, word.to_lowercase()))
-            .filter(|(_, _, lower)| !asked.contains(lower))
-            .collect();
-        let any = |test: &dyn Fn(usize, &str, &str) -> bool| {
-            new.iter().any(|(index, word, lower)| test(*index, word, lower))
-        };
-        let number = |_: usize, word: &str, lower: &str| {
-            word.starts_with(|c: char| c.is_numeric()) || NUMBER_WORDS.contains(&lower)
-        };
-        let date = |_: usize, word: &str, lower: &str| {
-            let year = word.len() == 4 && word.parse::<u16>().is_ok_and(|year| (1000..3000).contains(&year));
-            year || MONTHS.contains(&lower) || (lower == "may" && word != lower)
-        };
-        let capital = |word: &str| word.starts_with(char::is_uppercase);
-        match self {
-            Self::Anything => 0.0,
-            // A list of steps, what announces one, or a command.
-            Self::Steps => {
-                let steps =
-                    matches!(kind, SentenceKind::Item | SentenceKind::Code) || sentence.ends_with(':');
-                if steps || sentence.contains('`') { 1.0 } else { 0.0 }
-            }
-            Self::Number => {
-                if any(&number) {
-                    1.0
-                } else {
-                    -1.0
-                }
-            }
-            // A time of day or a number of days may be the date.
-            Self::Date => {
-                if any(&date) {
-                    1.0
-                } else if any(&number) {
-                    0.0
-                } else {
-                    -1.0
-                }
-            }
-            // The first word has a capital in any case.
-            Self::Name if any(&|index, word, _| index > 0 && capital(word)) => 1.0,
-            Self::Name
-                if any(&|_, word, lower| capital(word) && STOP_WORDS.binary_search(&lower).is_err()) =>
-            {
-                0.0
-            }
-            // Things and places have names without capitals too.
-            Self::Name => -0.4,
-        }
-    }
+        .is_some_and(|word| BACK_REFERENCES.binary_search(&word.to_lowercase().as_str()).is_ok())
 }
 
 #[cfg(test)]
@@ -199,53 +146,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_stop_words_are_sorted_for_the_search_in_them() {
-        assert!(STOP_WORDS.is_sorted());
+    fn lists_are_sorted_for_the_search_in_them() {
+        assert!(STOP_WORDS.is_sorted() && FRAME.is_sorted() && BACK_REFERENCES.is_sorted());
+    }
+
+    #[test]
+    fn words_of_the_frame_are_stems() {
+        let stems = Stems::new();
+        for word in ["names", "called", "considered", "percentage", "people", "purpose", "examples"] {
+            assert!(is_frame(&stems.term(word).unwrap()), "{word}");
+        }
     }
 
     #[test]
     fn terms_are_stemmed_and_without_function_words() {
-        let terms = Stems::new().terms("How do I configure the Listening ports?");
-        assert_eq!(terms, ["configur", "listen", "port"].map(str::to_owned).into());
+        let terms = Stems::new().terms("How do I configure the server's Listening ports for 10,000 users?");
+        assert_eq!(
+            terms,
+            ["10000", "configur", "listen", "port", "server", "user"].map(str::to_owned).into()
+        );
     }
 
     #[test]
-    fn question_words_say_what_is_wanted() {
-        for (question, wants) in [
-            ("How many pumps are there?", Wants::Number),
-            ("For how long are jobs kept?", Wants::Number),
-            ("When was it built?", Wants::Date),
-            ("In which year was it built?", Wants::Date),
-            ("Who built it?", Wants::Name),
-            ("Where is it?", Wants::Name),
-            ("How do I start it?", Wants::Steps),
-            ("What is it?", Wants::Anything),
-            ("", Wants::Anything),
-        ] {
-            assert_eq!(Wants::of(question), wants, "{question}");
+    fn derived_words_are_nearly_the_same_and_numbers_never() {
+        let stems = Stems::new();
+        let same = |a: &str, b: &str| sameness(&stems.term(a).unwrap(), &stems.term(b).unwrap());
+        assert!((same("installs", "installing") - 1.0).abs() < f32::EPSILON);
+        for (a, b) in [("discovery", "discoverer"), ("weight", "weighs"), ("Erklärung", "erklären")] {
+            assert!(same(a, b) > 0.0 && same(a, b) < 1.0, "{a} {b}");
+        }
+        for (a, b) in [("12345", "12346"), ("port", "portal"), ("international", "interval")] {
+            assert!(same(a, b) == 0.0, "{a} {b}");
         }
     }
 
     #[test]
-    fn a_fit_is_something_that_the_question_does_not_say() {
-        for (wants, sentence, fit) in [
-            (Wants::Number, "It has 40 valves.", 1.0),
-            (Wants::Number, "It has seven valves.", 1.0),
-            (Wants::Number, "Model 7 has valves.", -1.0),
-            (Wants::Date, "It was built in May 2019.", 1.0),
-            (Wants::Date, "It may be built.", -1.0),
-            (Wants::Name, "It was built by Anna Berg.", 1.0),
-            (Wants::Name, "Berg built it.", 0.0),
-            (Wants::Name, "The pump was built.", -0.4),
-            (Wants::Steps, "To build it:", 1.0),
-            (Wants::Steps, "Press `Enter`.", 1.0),
-            (Wants::Steps, "It was built.", 0.0),
-            (Wants::Anything, "No.", 0.0),
-        ] {
-            assert!(
-                (wants.fit(SentenceKind::Prose, sentence, "What about model 7?") - fit).abs() < f32::EPSILON,
-                "{sentence}"
-            );
-        }
+    fn a_pronoun_at_the_front_points_back() {
+        assert!(points_back("It stops.") && points_back("“This is why.") && !points_back("Stop it."));
     }
 }

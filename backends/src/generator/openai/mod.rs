@@ -281,7 +281,7 @@ impl Generator for OpenAiGenerator {
                     }
                     Ok(None) => {
                         let found = !answer.trim().is_empty() && !says_not_found(&answer);
-                        yield Ok(Generated::End { reason: reader.finish.unwrap_or(FinishReason::Stop), usage: reader.usage, found });
+                        yield Ok(Generated::End { reason: reader.finish.unwrap_or(FinishReason::Stop), usage: reader.usage, found, degraded: Vec::new() });
                         return;
                     }
                     Err(error) => {

@@ -133,7 +133,7 @@ async fn a_stream_is_passed_on_with_its_end() {
     let usage = Usage { prompt_tokens: 11, completion_tokens: 3 };
     assert_eq!(
         items.last().unwrap().as_ref().unwrap(),
-        &Generated::End { reason: FinishReason::Length, usage, found: true }
+        &Generated::End { reason: FinishReason::Length, usage, found: true, degraded: Vec::new() }
     );
     let (headers, body) = server.last.lock().unwrap().take().unwrap();
     assert_eq!(headers["authorization"], format!("Bearer {KEY}"));
@@ -274,7 +274,12 @@ async fn a_complete_text_without_a_proper_end_is_complete() {
     })
     .await;
     let items = run(&OpenAiGenerator::new(settings).unwrap()).await.unwrap();
-    let end = Generated::End { reason: FinishReason::Stop, usage: Usage::default(), found: true };
+    let end = Generated::End {
+        reason: FinishReason::Stop,
+        usage: Usage::default(),
+        found: true,
+        degraded: Vec::new(),
+    };
     assert_eq!(items.last().unwrap().as_ref().unwrap(), &end);
 }
 

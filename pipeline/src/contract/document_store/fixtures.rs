@@ -117,6 +117,8 @@ impl Draft {
             text: self.text(),
             new_chunks: new,
             kept_chunks: kept.into_iter().map(|chunk| (chunk.id, chunk.place)).collect(),
+            job: None,
+            tokens: 0,
         }
     }
 

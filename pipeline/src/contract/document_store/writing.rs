@@ -9,7 +9,7 @@ use super::{
     fixtures::{Draft, passages, publish, texts},
 };
 use crate::{
-    domain::{Collection, DocumentId, Tenant, now},
+    domain::{ChunkCounts, Collection, DocumentId, JobId, Receipt, StagedDocument, Tenant, now},
     ports::{DocumentFilter, ErrorKind, Staged},
 };
 
@@ -247,6 +247,68 @@ pub async fn publishing_what_was_deleted_is_a_conflict(store: Store) {
     assert_eq!(store.publish(&[staged]).await.unwrap_err().kind(), ErrorKind::Conflict);
     publish(&*store, anew).await;
     assert_eq!(texts(&*store, anew.document_id).await, ["two"]);
+}
+
+pub async fn what_a_job_did_is_kept_with_the_live_version(store: Store) {
+    let (first, second) = (JobId::generate(), JobId::generate());
+    let stage = async |draft: &Draft, job: Option<JobId>, tokens: u64| {
+        let built = StagedDocument { job, tokens, ..draft.build(&*store).await };
+        store.stage(vec![built]).await.unwrap()[0]
+    };
+    let staged = stage(&Draft::new("a", &["one", "two", "three"]), Some(first), 30).await;
+    let id = staged.document_id;
+    assert_eq!(store.receipt(id).await.unwrap(), None, "it is not live");
+    assert!(publish(&*store, staged).await.created);
+    let chunks = ChunkCounts { embedded: 3, unchanged: 0, deleted: 0 };
+    let receipt = Receipt { job: first, created: true, chunks, tokens: 30 };
+    assert_eq!(store.receipt(id).await.unwrap(), Some(receipt));
+
+    let update = Draft::new("a", &["one", "four"]);
+    let staged = stage(&update, Some(second), 10).await;
+    assert_eq!(store.receipt(id).await.unwrap(), Some(receipt), "still the first one's");
+    let published = publish(&*store, staged).await;
+    assert!(!published.created);
+    let chunks = ChunkCounts { embedded: 1, unchanged: 1, deleted: 2 };
+    let updated = Receipt { job: second, created: false, chunks, tokens: 10 };
+    assert_eq!(store.receipt(id).await.unwrap(), Some(updated));
+    publish(&*store, staged).await;
+    assert_eq!(store.receipt(id).await.unwrap(), Some(updated), "published twice");
+
+    // Two that were staged before either was live: only one of them made the document.
+    let (one, other) = (Draft::new("b", &["one"]), Draft::new("b", &["other"]));
+    let (one, other) = (stage(&one, Some(first), 1).await, stage(&other, Some(second), 1).await);
+    assert!(publish(&*store, one).await.created && !publish(&*store, other).await.created);
+    assert!(!store.receipt(other.document_id).await.unwrap().unwrap().created);
+
+    let nobody = stage(&Draft::new("a", &["five"]), None, 0).await;
+    publish(&*store, nobody).await;
+    assert_eq!(store.receipt(id).await.unwrap(), None);
+    store.delete(&Tenant::default(), id).await.unwrap();
+    assert_eq!(store.receipt(id).await.unwrap(), None);
+}
+
+pub async fn a_version_of_an_earlier_job_does_not_replace_that_of_a_later_one(store: Store) {
+    let (earlier, later) = (JobId::generate(), JobId::generate());
+    let stage = async |pieces: &[&str], job: JobId| {
+        let built = StagedDocument { job: Some(job), ..Draft::new("a", pieces).build(&*store).await };
+        store.stage(vec![built]).await.unwrap()[0]
+    };
+    let staged = stage(&["one", "new"], later).await;
+    let id = staged.document_id;
+    assert!(!publish(&*store, staged).await.superseded);
+    // The earlier job was slower.
+    let staged = stage(&["one", "old"], earlier).await;
+    let published = publish(&*store, staged).await;
+    assert!(published.superseded && !published.created);
+    assert_eq!(texts(&*store, id).await, ["one", "new"]);
+    assert_eq!(store.receipt(id).await.unwrap().map(|receipt| receipt.job), Some(later));
+    assert_eq!(store.clean(Duration::ZERO).await.unwrap(), 0, "nothing of it is left");
+    // The same job again, and one that nobody named, replace it as ever.
+    let again = stage(&["one", "newer"], later).await;
+    assert!(!publish(&*store, again).await.superseded);
+    let draft = Draft::new("a", &["two"]);
+    draft.publish(&*store).await;
+    assert_eq!(texts(&*store, id).await, ["two"]);
 }
 
 pub async fn a_document_that_names_a_chunk_twice_is_refused(store: Store) {

@@ -61,7 +61,7 @@ pub async fn a_lease_that_ran_out_is_taken_over_and_its_holder_writes_nothing(st
     assert_eq!(second.started_at, first.started_at, "it started once");
     assert_eq!(second.timings.queued_ms, first.timings.queued_ms);
 
-    let progress = Progress { done: 1, total: 2, unit: "documents".into(), chunks: 0 };
+    let progress = Progress { done: 1, total: 2, unit: "documents".into(), ..Progress::default() };
     let extended = store.extend(job.id, first.fence, HOUR, Some(JobStatus::Retrieving), Some(progress)).await;
     assert_eq!(extended.unwrap(), None);
     for outcome in [success(), Outcome::Fail(JobError::deadline()), Outcome::Retry { due_at: later() }] {
@@ -83,7 +83,15 @@ pub async fn a_holder_whose_lease_ran_out_may_finish_as_long_as_nobody_took_over
 pub async fn extending_keeps_the_job_and_notes_status_and_progress(store: Store) {
     let job = accept(&*store, an_ingestion(JobId::generate())).await;
     let taken = take(&*store, &job, NO_LEASE).await;
-    let progress = Progress { done: 3, total: 10, unit: "documents".into(), chunks: 40 };
+    let progress = Progress {
+        done: 3,
+        total: 10,
+        unit: "documents".into(),
+        chunks: 40,
+        tokens: 8_000,
+        tokens_per_s: Some(1_000),
+        eta_ms: Some(20_000),
+    };
     let extended = store
         .extend(job.id, taken.fence, HOUR, Some(JobStatus::Embedding), Some(progress.clone()))
         .await

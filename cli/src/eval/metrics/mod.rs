@@ -1,0 +1,4 @@
+//! Measures: of rankings, and of answers.
+
+pub mod ranking;
+pub mod text;
