@@ -9,22 +9,24 @@ use half::{f16, slice::HalfFloatSliceExt};
 
 use crate::{
     EncoderError, Precision, Sequence,
-    attention::{AttentionScratch, HEAD_TILE, Heads},
+    attention::{AttentionScratch, HEAD_TILE, Head},
     config::{Activation, EncoderConfig},
-    kernels::{Aligned, Kernels, QuantizedRows, ROW_TILE, rows},
-    linear::Linear,
+    kernels::{Aligned, Kernels, ROW_TILE, rows},
+    linear::{Input, Linear},
     weights::Weights,
 };
 
-/// Rows that go through the position-wise parts of a layer at once: few enough that what lies between the products stays in the cache, many
-/// enough that the weights are worth loading into it.
-const BLOCK: usize = 128;
-/// Tokens of the texts that go through all layers together.
+/// Tokens of the texts that go through all layers together: few enough that what lies between two products stays in the cache, many enough
+/// that the weights are worth loading into it.
 const GROUP: usize = 256;
+/// The inner width of the feed-forward part that is computed at once, for the same reason. A slice's activations are quantised by
+/// themselves, which is more exact than all together.
+const SLICE: usize = 384;
 
 /// An encoder with packed weights. Shared by all threads that run it.
 pub struct Encoder {
     config: EncoderConfig,
+    precision: Precision,
     kernels: Kernels,
     words: Words,
     /// Positions, with the embedding of the first type added.
@@ -33,7 +35,7 @@ pub struct Encoder {
     types: Vec<f32>,
     norm: Norm,
     layers: Vec<Layer>,
-    heads: Heads,
+    head: Head,
     scratch: Mutex<Vec<Scratch>>,
 }
 
@@ -58,12 +60,12 @@ enum Words {
 }
 
 struct Layer {
-    /// Queries, keys and values.
-    inputs: Linear,
+    /// For each head queries, keys and values.
+    heads: Vec<Linear>,
     output: Linear,
     output_norm: Norm,
-    up: Linear,
-    down: Linear,
+    /// The feed-forward part in slices of its inner width: up, and down again. The results add up.
+    slices: Vec<(Linear, Linear)>,
     down_norm: Norm,
 }
 
@@ -77,12 +79,12 @@ struct Norm {
 struct Scratch {
     states: Vec<f32>,
     row: Vec<f32>,
-    inputs: Aligned<f32>,
+    input: Input,
+    inner_input: Input,
+    products: Aligned<f32>,
+    down_products: Aligned<f32>,
     context: Vec<f32>,
-    inner: Aligned<f32>,
-    out: Aligned<f32>,
-    taken: QuantizedRows,
-    taken_inner: QuantizedRows,
+    sum: Vec<f32>,
     attention: AttentionScratch,
 }
 
@@ -140,18 +142,16 @@ impl Encoder {
                 *value -= first;
             }
         }
-        let head = (width / config.heads).next_multiple_of(HEAD_TILE);
+        let head = Head {
+            width: (width / config.heads).next_multiple_of(HEAD_TILE),
+            bf16: precision == Precision::Int8 && kernels.has_bf16(),
+        };
         let norm = Norm::read(weights, "embeddings.LayerNorm", width)?;
         let layers: Vec<Layer> = (0..config.layers)
             .map(|number| Layer::read(weights, number, &config, head, precision))
             .collect::<Result<_, _>>()?;
-        let heads = Heads {
-            count: config.heads,
-            width: head,
-            stride: layers.first().map_or(0, |layer| layer.inputs.stride()),
-            bf16: precision == Precision::Int8 && kernels.has_bf16(),
-        };
-        Ok(Self { config, kernels, words, positions, types, norm, layers, heads, scratch: Mutex::default() })
+        let scratch = Mutex::default();
+        Ok(Self { config, precision, kernels, words, positions, types, norm, layers, head, scratch })
     }
 
     /// Its shape.
@@ -240,68 +240,67 @@ impl Encoder {
 
     /// One layer, for a few whole texts.
     fn layer(&self, layer: &Layer, texts: &[&Sequence], states: &mut [f32], scratch: &mut Scratch) {
-        let (kernels, width, total) = (self.kernels, self.config.width, self.heads.total());
-        let Scratch { inputs, context, inner, out, taken, attention, .. } = scratch;
+        let (kernels, width, epsilon) = (self.kernels, self.config.width, self.config.epsilon);
+        let total = layer.heads.len() * self.head.width;
         let tokens = states.len() / width;
-
-        let stride = layer.inputs.stride();
-        inputs.grow(tokens.next_multiple_of(ROW_TILE) * stride);
-        layer.inputs.expect(tokens, taken);
-        layer.inputs.take(kernels, 0, (states, width), taken);
-        layer.inputs.multiply(kernels, (states, width), tokens, taken, inputs);
-        layer.inputs.finish(kernels, 0, &mut inputs[..tokens * stride], taken);
+        let tiles = tokens.next_multiple_of(ROW_TILE);
+        let Scratch { input, inner_input, products, down_products, context, sum, attention, .. } = scratch;
 
         context.resize(tokens * total, 0.0);
-        let mut first = 0;
-        for text in texts {
-            let count = text.len();
-            let out = &mut context[first * total..][..count * total];
-            self.heads.attend(kernels, &inputs[first * stride..], count, out, attention);
-            first += count;
+        input.expect(self.precision, tokens, width);
+        input.take(kernels, 0, (states, width));
+        for (number, head) in layer.heads.iter().enumerate() {
+            let stride = head.stride();
+            products.grow(tiles * stride);
+            head.multiply(kernels, (states, width), tokens, input, products);
+            head.finish(kernels, 0, &mut products[..tokens * stride], input);
+            let mut first = 0;
+            for text in texts {
+                let out = &mut context[first * total + number * self.head.width..];
+                let rows = (&products[first * stride..], stride);
+                self.head.attend(kernels, rows, text.len(), (out, total), attention);
+                first += text.len();
+            }
         }
 
-        let (up, output) = (layer.up.stride(), layer.output.stride());
-        inner.grow(BLOCK * up);
-        out.grow(BLOCK * output);
-        for (states, context) in states.chunks_mut(BLOCK * width).zip(context.chunks(BLOCK * total)) {
-            let count = states.len() / width;
-            layer.output.expect(count, taken);
-            layer.output.take(kernels, 0, (context, total), taken);
-            layer.output.multiply(kernels, (context, total), count, taken, out);
-            layer.output.finish(kernels, 0, &mut out[..count * output], taken);
-            layer.output_norm.apply(kernels, self.config.epsilon, states, out, output);
+        let stride = layer.output.stride();
+        products.grow(tiles * stride);
+        input.expect(self.precision, tokens, total);
+        input.take(kernels, 0, (context, total));
+        layer.output.multiply(kernels, (context, total), tokens, input, products);
+        layer.output.finish(kernels, 0, &mut products[..tokens * stride], input);
+        layer.output_norm.apply(kernels, epsilon, states, products, stride);
 
-            layer.up.expect(count, taken);
-            layer.up.take(kernels, 0, (states, width), taken);
-            layer.up.multiply(kernels, (states, width), count, taken, inner);
-            self.activate(layer, count, inner, taken, &mut scratch.taken_inner);
-            layer.down.multiply(kernels, (inner, up), count, &scratch.taken_inner, out);
-            layer.down.finish(kernels, 0, &mut out[..count * output], &scratch.taken_inner);
-            layer.down_norm.apply(kernels, self.config.epsilon, states, out, output);
+        input.expect(self.precision, tokens, width);
+        input.take(kernels, 0, (states, width));
+        sum.clear();
+        sum.resize(tokens * width, 0.0);
+        for (up, down) in &layer.slices {
+            let stride = up.stride();
+            products.grow(tiles * stride);
+            down_products.grow(tiles * down.stride());
+            up.multiply(kernels, (states, width), tokens, input, products);
+            inner_input.expect(self.precision, tokens, up.outputs());
+            self.activate(up, &mut products[..tokens * stride], input, inner_input);
+            down.multiply(kernels, (products, stride), tokens, inner_input, down_products);
+            down.add(kernels, &down_products[..tokens * down.stride()], inner_input, sum);
         }
+        layer.down_norm.apply(kernels, epsilon, states, sum, width);
     }
 
     /// What lies between the halves of the feed-forward part, a few rows at a time.
-    fn activate(
-        &self,
-        layer: &Layer,
-        count: usize,
-        inner: &mut [f32],
-        taken: &QuantizedRows,
-        taken_inner: &mut QuantizedRows,
-    ) {
+    fn activate(&self, up: &Linear, products: &mut [f32], input: &Input, inner: &mut Input) {
         /// Rows that fit into the fastest cache together.
         const ROWS: usize = 4;
-        let (kernels, stride) = (self.kernels, layer.up.stride());
-        layer.down.expect(count, taken_inner);
-        for (number, rows) in inner[..count * stride].chunks_mut(ROWS * stride).enumerate() {
-            layer.up.finish(kernels, number * ROWS, rows, taken);
+        let (kernels, stride) = (self.kernels, up.stride());
+        for (number, rows) in products.chunks_mut(ROWS * stride).enumerate() {
+            up.finish(kernels, number * ROWS, rows, input);
             match self.config.activation {
                 Activation::Gelu => rows::gelu(kernels, rows),
                 Activation::GeluTanh => rows::gelu_tanh(kernels, rows),
                 Activation::Relu => rows::relu(kernels, rows),
             }
-            layer.down.take(kernels, number * ROWS, (rows, stride), taken_inner);
+            inner.take(kernels, number * ROWS, (rows, stride));
         }
     }
 }
@@ -335,7 +334,7 @@ impl Layer {
         weights: &mut Weights,
         number: usize,
         config: &EncoderConfig,
-        head: usize,
+        head: Head,
         precision: Precision,
     ) -> Result<Self, EncoderError> {
         let (width, inner) = (config.width, config.inner);
@@ -347,38 +346,61 @@ impl Layer {
             Ok((matrix, bias))
         };
 
-        let total = config.heads * head;
-        let (mut matrix, mut biases) = (vec![0.0; 3 * total * width], vec![0.0; 3 * total]);
-        for (part, kind) in ["query", "key", "value"].into_iter().enumerate() {
-            let (rows, bias) = read(&format!("attention.self.{kind}"), width, width)?;
-            // Scores are divided by the root of a head's width: so are the queries, once and for all.
-            let scale = if kind == "query" { 1.0 / (narrow as f32).sqrt() } else { 1.0 };
-            for (row, (from, bias)) in rows.chunks_exact(width).zip(&bias).enumerate() {
-                let to = part * total + row / narrow * head + row % narrow;
-                for (to, from) in matrix[to * width..][..width].iter_mut().zip(from) {
-                    *to = from * scale;
+        let parts =
+            ["query", "key", "value"].map(|part| read(&format!("attention.self.{part}"), width, width));
+        let [query, key, value] = parts;
+        let parts = [query?, key?, value?];
+        let scales = [head.scale(narrow), 1.0, 1.0];
+        let head = head.width;
+        let heads = (0..config.heads)
+            .map(|number| {
+                let (mut matrix, mut biases) = (vec![0.0; 3 * head * width], vec![0.0; 3 * head]);
+                for (part, ((rows, bias), scale)) in parts.iter().zip(scales).enumerate() {
+                    let to = part * head;
+                    let from = number * narrow;
+                    let scaled = |(to, from): (&mut f32, &f32)| *to = from * scale;
+                    matrix[to * width..]
+                        .iter_mut()
+                        .zip(&rows[from * width..][..narrow * width])
+                        .for_each(scaled);
+                    biases[to..].iter_mut().zip(&bias[from..][..narrow]).for_each(scaled);
                 }
-                biases[to] = bias * scale;
-            }
-        }
-        let inputs = Linear::new(precision, &matrix, biases, width);
+                Linear::new(precision, &matrix, biases, width)
+            })
+            .collect();
 
         let (rows, bias) = read("attention.output.dense", width, width)?;
+        let total = config.heads * head;
         let mut matrix = vec![0.0; width * total];
         for (from, to) in rows.chunks_exact(narrow).zip(matrix.chunks_exact_mut(head)) {
             to[..narrow].copy_from_slice(from);
         }
         let output = Linear::new(precision, &matrix, bias, total);
-        let (matrix, bias) = read("intermediate.dense", inner, width)?;
-        let up = Linear::new(precision, &matrix, bias, width);
-        let (matrix, bias) = read("output.dense", width, inner)?;
-        let down = Linear::new(precision, &matrix, bias, inner);
+
+        let (up, up_bias) = read("intermediate.dense", inner, width)?;
+        let (down, down_bias) = read("output.dense", width, inner)?;
+        let slices = (0..inner)
+            .step_by(SLICE)
+            .map(|first| {
+                let count = SLICE.min(inner - first);
+                let rows = &up[first * width..][..count * width];
+                let up = Linear::new(precision, rows, up_bias[first..first + count].to_vec(), width);
+                let columns: Vec<f32> = down
+                    .chunks_exact(inner)
+                    .flat_map(|row| row[first..first + count].iter().copied())
+                    .collect();
+                // It is added once.
+                let bias = if first == 0 { down_bias.clone() } else { vec![0.0; width] };
+                (up, Linear::new(precision, &columns, bias, count))
+            })
+            .collect();
         let output_norm = Norm::read(weights, &name("attention.output.LayerNorm"), width)?;
         let down_norm = Norm::read(weights, &name("output.LayerNorm"), width)?;
-        Ok(Self { inputs, output, output_norm, up, down, down_norm })
+        Ok(Self { heads, output, output_norm, slices, down_norm })
     }
 
     fn bytes(&self) -> usize {
-        [&self.inputs, &self.output, &self.up, &self.down].into_iter().map(Linear::bytes).sum()
+        let slices = self.slices.iter().map(|(up, down)| up.bytes() + down.bytes());
+        self.heads.iter().chain([&self.output]).map(Linear::bytes).chain(slices).sum()
     }
 }

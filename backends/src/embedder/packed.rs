@@ -14,7 +14,8 @@ use raglan_pipeline::{
 
 use self::{config::EmbeddingConfig, pooling::Pooling};
 use crate::models::{
-    BatchSettings, Batcher, Lane, LoadError, Model, ModelFolder, ModelTokenizer, Precision, Sequence, report,
+    BatchSettings, Engine, Lane, LoadError, ModelFolder, ModelTokenizer, Precision, Reading, Sequence,
+    Tokenized, Tokenizing,
 };
 
 /// What a model's folder leaves open.
@@ -38,7 +39,7 @@ pub struct PackedEmbedder {
     info: EmbedderInfo,
     config: EmbeddingConfig,
     tokenizer: Arc<ModelTokenizer>,
-    batcher: Batcher,
+    engine: Engine<Texts, Pooling>,
 }
 
 impl PackedEmbedder {
@@ -60,10 +61,10 @@ impl PackedEmbedder {
             dimension: encoder.config().width,
             max_tokens: config.max_tokens,
         };
-        report("embedder", &info.model, &encoder);
-        let model = SentenceModel { encoder, pooling: config.pooling };
-        let batcher = Batcher::start("embedder", Arc::new(model), batches).map_err(LoadError::Thread)?;
-        Ok(Self { info, config, tokenizer, batcher })
+        let texts = Texts { tokenizer: Arc::clone(&tokenizer), max_tokens: config.max_tokens };
+        let pooling = config.pooling;
+        let engine = Engine::start("embedder", &info.model, (texts, encoder, pooling), batches)?;
+        Ok(Self { info, config, tokenizer, engine })
     }
 }
 
@@ -78,51 +79,51 @@ impl Embedder for PackedEmbedder {
     }
 
     async fn embed(&self, texts: Vec<String>, purpose: EmbedPurpose) -> Result<Vec<Embedding>, ModelError> {
-        if texts.is_empty() {
-            return Ok(Vec::new());
-        }
         let (lane, prefix) = match purpose {
-            EmbedPurpose::Query => (Lane::Query, self.config.query_prefix.clone()),
-            EmbedPurpose::Passage => (Lane::Passage, self.config.passage_prefix.clone()),
-            EmbedPurpose::Candidate => (Lane::Query, self.config.passage_prefix.clone()),
+            EmbedPurpose::Query => (Lane::Query, &self.config.query_prefix),
+            EmbedPurpose::Passage => (Lane::Passage, &self.config.passage_prefix),
+            EmbedPurpose::Candidate => (Lane::Query, &self.config.passage_prefix),
         };
-        let (tokenizer, max) = (Arc::clone(&self.tokenizer), self.config.max_tokens);
-        let tokenized = tokio::task::spawn_blocking(move || {
-            let encode = |text: String| match prefix.as_str() {
-                "" => tokenizer.encode(&text, max),
-                prefix => tokenizer.encode(&format!("{prefix}{text}"), max),
-            };
-            texts.into_iter().map(encode).collect::<Result<Vec<_>, _>>()
-        })
-        .await
-        .map_err(|error| ModelError::Permanent(format!("the tokeniser failed: {error}")))?
-        .map_err(|error| ModelError::Permanent(format!("the tokeniser failed: {error}")))?;
-
-        let read: Vec<(usize, bool)> =
-            tokenized.iter().map(|text| (text.sequence.len(), text.truncated)).collect();
-        let sequences = tokenized.into_iter().map(|text| text.sequence).collect();
-        let vectors = self.batcher.run(sequences, lane).await?;
-        Ok(vectors
-            .into_iter()
-            .zip(read)
-            .map(|(vector, (tokens, truncated))| Embedding { vector, tokens, truncated })
-            .collect())
+        let texts = match prefix.as_str() {
+            "" => texts,
+            prefix => texts.into_iter().map(|text| format!("{prefix}{text}")).collect(),
+        };
+        let vectors = self.engine.run(texts, lane).await?;
+        let embedding = |(vector, read): (Vec<f32>, Read)| Embedding {
+            vector,
+            tokens: read.tokens,
+            truncated: read.truncated,
+        };
+        Ok(vectors.into_iter().map(embedding).collect())
     }
 }
 
-/// The encoder with pooling and normalisation.
-struct SentenceModel {
-    encoder: Encoder,
-    pooling: Pooling,
+/// Texts as the model reads them.
+struct Texts {
+    tokenizer: Arc<ModelTokenizer>,
+    max_tokens: usize,
 }
 
-impl Model for SentenceModel {
-    fn run(&self, batch: &[&Sequence]) -> Result<Vec<Vec<f32>>, String> {
-        let width = self.encoder.config().width;
-        self.encoder.run(batch, |mut states| {
-            let pool = |sequence: &&Sequence| self.pooling.vector(states.next(sequence.len()), width);
-            batch.iter().map(pool).collect()
-        })
+/// How much of a text was read.
+struct Read {
+    tokens: usize,
+    truncated: bool,
+}
+
+impl Tokenizing for Texts {
+    type Input = String;
+    type Note = Read;
+
+    fn tokenize(&self, text: &String) -> Result<(Sequence, Read), String> {
+        let Tokenized { sequence, truncated } = self.tokenizer.encode(text, self.max_tokens)?;
+        let read = Read { tokens: sequence.len(), truncated };
+        Ok((sequence, read))
+    }
+}
+
+impl Reading for Pooling {
+    fn read(&self, states: &[f32], width: usize) -> Vec<f32> {
+        self.vector(states, width)
     }
 }
 

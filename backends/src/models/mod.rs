@@ -4,6 +4,7 @@
 
 mod batcher;
 mod cache;
+mod engine;
 mod error;
 mod files;
 mod folder;
@@ -25,7 +26,8 @@ use std::{
 };
 
 pub use batcher::BatchSettings;
-pub(crate) use batcher::{Batcher, Lane, Model};
+pub(crate) use batcher::{Batcher, Lane};
+pub(crate) use engine::{Engine, Reading, Tokenizing};
 pub use error::{FetchAttempt, FetchError, LoadError};
 pub use folder::ModelFolder;
 pub use progress::{NoProgress, Progress};
@@ -33,7 +35,7 @@ pub use raglan_encoder::Precision;
 pub(crate) use raglan_encoder::Sequence;
 pub use spec::{CONFIG, HubRepository, ModelFile, ModelSpec, Package, TOKENIZER, WEIGHTS};
 pub use tokenizer::ModelTokenizer;
-pub(crate) use tokenizer::max_tokens;
+pub(crate) use tokenizer::{Tokenized, max_tokens};
 
 /// Where a model may come from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -251,11 +253,4 @@ async fn off_runtime<T: Send + 'static>(
 /// Enough of a hash to tell models apart, short enough to read.
 pub(crate) fn short_hash(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
-}
-
-/// Says once what runs, on which instructions, and what memory its weights take.
-pub(crate) fn report(part: &'static str, model: &str, encoder: &raglan_encoder::Encoder) {
-    let (kernels, weights_bytes) = (encoder.kernels(), encoder.bytes());
-    tracing::info!(part, model, kernels, weights_bytes, "model packed for the processor");
-    metrics::gauge!("raglan_model_weights_bytes", "model" => part).set(weights_bytes as f64);
 }

@@ -7,17 +7,15 @@ use raglan_encoder::{Encoder, ScoreHead, Weights};
 use raglan_pipeline::ports::{ModelError, Reranker};
 
 use crate::models::{
-    BatchSettings, Batcher, Lane, LoadError, Model, ModelFolder, ModelTokenizer, Precision, Sequence,
-    max_tokens, report,
+    BatchSettings, Engine, Lane, LoadError, ModelFolder, ModelTokenizer, Precision, Reading, Sequence,
+    Tokenizing, max_tokens,
 };
 
 /// A [`Reranker`] that runs a cross-encoder of one label in this process: a `BertForSequenceClassification` or a
 /// `RobertaForSequenceClassification` (`XLMRoberta…`, `Camembert…`). Its score is the model's raw logit. Dropping it waits for the batches that run.
 pub struct PackedReranker {
     model: String,
-    max_tokens: usize,
-    tokenizer: Arc<ModelTokenizer>,
-    batcher: Batcher,
+    engine: Engine<Pairs, Scores>,
 }
 
 impl PackedReranker {
@@ -33,13 +31,11 @@ impl PackedReranker {
         let mut weights = Weights::open(folder.path())?;
         let encoder = Encoder::load(folder.path(), &mut weights, precision)?;
         let max_tokens = max_tokens(folder, encoder.config().positions())?;
-        let tokenizer = Arc::new(ModelTokenizer::load(folder)?);
         let head = ScoreHead::read(folder.path(), &mut weights, encoder.config().width)?;
+        let pairs = Pairs { tokenizer: ModelTokenizer::load(folder)?, max_tokens };
         let model = folder.id();
-        report("reranker", &model, &encoder);
-        let batcher = Batcher::start("reranker", Arc::new(CrossEncoder { encoder, head }), batches)
-            .map_err(LoadError::Thread)?;
-        Ok(Self { model, max_tokens, tokenizer, batcher })
+        let engine = Engine::start("reranker", &model, (pairs, encoder, Scores(head)), batches)?;
+        Ok(Self { model, engine })
     }
 }
 
@@ -50,37 +46,37 @@ impl Reranker for PackedReranker {
     }
 
     async fn score(&self, query: &str, texts: Vec<String>) -> Result<Vec<f32>, ModelError> {
-        if texts.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (tokenizer, max, query) = (Arc::clone(&self.tokenizer), self.max_tokens, query.to_owned());
-        let pairs = tokio::task::spawn_blocking(move || {
-            let query = tokenizer.encode_first(&query, max)?;
-            texts
-                .into_iter()
-                .map(|text| tokenizer.pair(&query, tokenizer.encode_first(&text, max)?, max))
-                .collect::<Result<Vec<_>, String>>()
-        })
-        .await
-        .map_err(|error| ModelError::Permanent(format!("the tokeniser failed: {error}")))?
-        .map_err(|error| ModelError::Permanent(format!("the tokeniser failed: {error}")))?;
-        let rows = self.batcher.run(pairs, Lane::Query).await?;
-        Ok(rows.into_iter().flatten().collect())
+        let query: Arc<str> = query.into();
+        let pairs = texts.into_iter().map(|text| (Arc::clone(&query), text)).collect();
+        let scores = self.engine.run(pairs, Lane::Query).await?;
+        Ok(scores.into_iter().flat_map(|(score, ())| score).collect())
     }
 }
 
-/// The encoder with its classifier.
-struct CrossEncoder {
-    encoder: Encoder,
-    head: ScoreHead,
+/// Pairs of a question and a text as the model reads them.
+struct Pairs {
+    tokenizer: ModelTokenizer,
+    max_tokens: usize,
 }
 
-impl Model for CrossEncoder {
-    fn run(&self, batch: &[&Sequence]) -> Result<Vec<Vec<f32>>, String> {
-        self.encoder.run(batch, |mut states| {
-            let score = |sequence: &&Sequence| vec![self.head.score(states.next(sequence.len()))];
-            batch.iter().map(score).collect()
-        })
+impl Tokenizing for Pairs {
+    type Input = (Arc<str>, String);
+    type Note = ();
+
+    fn tokenize(&self, (query, text): &(Arc<str>, String)) -> Result<(Sequence, ()), String> {
+        // A question is short beside a passage: to read it again for each costs little.
+        let query = self.tokenizer.encode_first(query, self.max_tokens)?;
+        let text = self.tokenizer.encode_first(text, self.max_tokens)?;
+        Ok((self.tokenizer.pair(&query, text, self.max_tokens)?, ()))
+    }
+}
+
+/// A pair's score, as the only number of a row.
+struct Scores(ScoreHead);
+
+impl Reading for Scores {
+    fn read(&self, states: &[f32], _: usize) -> Vec<f32> {
+        vec![self.0.score(states)]
     }
 }
 

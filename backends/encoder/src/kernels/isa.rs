@@ -59,7 +59,7 @@ impl Kernels {
                 && is_x86_feature_detected!("fma");
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
             #[cfg(target_os = "linux")]
-            if avx512 && super::amx::is_usable() {
+            if avx512 && is_x86_feature_detected!("avx512bf16") && super::amx::is_usable() {
                 found.push(Self { float: FloatIsa::Avx512, int8: Int8Isa::Amx, bf16: true });
             }
             if avx512 && is_x86_feature_detected!("avx512vnni") {
@@ -83,7 +83,7 @@ impl Kernels {
         found
     }
 
-    /// Whether products of bf16 are faster than those of `f32`.
+    /// Whether there are products of bf16, which are faster than those of `f32`.
     pub(crate) fn has_bf16(self) -> bool {
         self.bf16
     }

@@ -17,10 +17,10 @@ mod tests;
 mod vector;
 
 pub(crate) use self::{
-    bf16::{Bf16Panels, bf16_multiply},
+    bf16::{Bf16Panels, bf16_multiply, exp2_rows, round_to_bf16},
     buffer::Aligned,
     f32::{F32Panels, f32_multiply},
-    int8::{Int8Panels, QuantizedRows, dequantise, int8_multiply},
+    int8::{Int8Panels, QuantizedRows, dequantise, dequantise_into, int8_multiply},
     isa::Kernels,
 };
 

@@ -74,6 +74,24 @@ multiversion! {
     }
 }
 
+multiversion! {
+    /// Adds rows and `bias` to rows; all are as wide as `bias`.
+    pub(crate) unsafe fn add_rows<V: F32x16>(rows: &[f32], bias: &[f32], to: &mut [f32]) {
+        let width = bias.len();
+        for (row, to) in rows.chunks_exact(width).zip(to.chunks_exact_mut(width)) {
+            each_vector!(width, |at, count| {
+                // SAFETY: within all slices.
+                unsafe {
+                    let place = to.as_mut_ptr().add(at);
+                    let row = V::load_part(row.as_ptr().add(at), count, 0.0);
+                    let bias = V::load_part(bias.as_ptr().add(at), count, 0.0);
+                    V::load_part(place, count, 0.0).add(row.add(bias)).store_part(place, count);
+                }
+            });
+        }
+    }
+}
+
 /// Beyond this, Φ(x) is 0 or 1 to within 3e-7.
 const GELU_END: f32 = 5.0;
 /// (Φ(x) - 1/2) / x as a polynomial in 2 (x / [`GELU_END`])² - 1, the least power first. The greatest error of `x Φ(x)` between these ends is 1e-6. Fitted by weighted
@@ -113,7 +131,7 @@ multiversion! {
     /// The approximation of [`gelu`] by a hyperbolic tangent (Hendrycks and Gimpel, 2016).
     pub(crate) unsafe fn gelu_tanh<V: F32x16>(values: &mut [f32]) {
         // -2 sqrt(2 / π)
-        const SCALE: f32 = -1.595_769_1;
+        const SCALE: f32 = -1.595_769_2;
         map!(values, |x| {{
                 let cube = x.mul(x).mul(x);
                 let inner = cube.fma(V::splat(0.044_715), x).mul(V::splat(SCALE));
@@ -145,34 +163,6 @@ multiversion! {
                     sum = sum.add(power);
                     power.store_part(place, count);
                 });
-                *total = sum.total();
-            }
-        }
-    }
-}
-
-multiversion! {
-    /// As [`exp_rows`], for the first `length` of `stride` values, into rows of bf16 of the same stride. What follows a row's values is zero or
-    /// next to it. `stride` is a multiple of sixteen.
-    pub(crate) unsafe fn exp_rows_bf16<V: F32x16>(
-        rows: &[f32],
-        length: usize,
-        stride: usize,
-        out: &mut [u16],
-        sums: &mut [f32],
-    ) {
-        assert!(stride.is_multiple_of(LANES) && length <= stride);
-        for ((row, out), total) in rows.chunks_exact(stride).zip(out.chunks_exact_mut(stride)).zip(sums) {
-            // SAFETY: the caller's promise; vectors begin at multiples of sixteen, so whole ones fit into `out`.
-            unsafe {
-                let most = V::splat(greatest::<V>(&row[..length]));
-                let mut sum = V::splat(0.0);
-                each_vector!(length, |at, count| {
-                    let power = exp(V::load_part(row.as_ptr().add(at), count, f32::MIN).sub(most));
-                    sum = sum.add(power);
-                    power.store_bf16(out.as_mut_ptr().add(at));
-                });
-                out[length.next_multiple_of(LANES)..].fill(0);
                 *total = sum.total();
             }
         }
@@ -243,26 +233,6 @@ multiversion! {
                     let value = V::load_part(place, count, 0.0).sub(means).mul(scale);
                     value.fma(weight, bias).store_part(place, count);
                 });
-            }
-        }
-    }
-}
-
-multiversion! {
-    /// Rounds to bf16 the first `width` values of each of `count` rows, which begin `stride` values apart, into rows without gaps. `width` is a
-    /// multiple of sixteen.
-    pub(crate) unsafe fn round_to_bf16<V: F32x16>(
-        rows: &[f32],
-        stride: usize,
-        width: usize,
-        out: &mut [u16],
-    ) {
-        assert!(width.is_multiple_of(LANES));
-        for (row, out) in rows.chunks(stride).zip(out.chunks_exact_mut(width)) {
-            let row = &row[..width];
-            for at in (0..width).step_by(LANES) {
-                // SAFETY: the caller's promise, and the width is a multiple of a vector's.
-                unsafe { V::load(row.as_ptr().add(at)).store_bf16(out.as_mut_ptr().add(at)) };
             }
         }
     }

@@ -44,11 +44,9 @@ pub(super) trait F32x16: Copy {
     /// 2^n of numbers to which [`ROUND`] was added.
     unsafe fn exp2_of_rounded(self) -> Self;
     /// What 32-bit integers stand for, whose bits were loaded.
-    unsafe fn from_integer_bits(self) -> Self;
+    unsafe fn integer_bits_to_float(self) -> Self;
     /// Writes the lowest byte of each number's bits.
     unsafe fn store_low_bytes(self, to: *mut u8);
-    /// Writes the nearest bf16, ties to even. What is no number stays none or becomes an infinity.
-    unsafe fn store_bf16(self, to: *mut u16);
 
     /// The first `count` values; the rest is `fill`.
     #[inline(always)]
@@ -193,22 +191,13 @@ impl F32x16 for Array {
         }))
     }
     #[inline(always)]
-    unsafe fn from_integer_bits(self) -> Self {
+    unsafe fn integer_bits_to_float(self) -> Self {
         Self(self.0.map(|value| value.to_bits() as i32 as f32))
     }
     #[inline(always)]
     unsafe fn store_low_bytes(self, to: *mut u8) {
         // SAFETY: the caller's promise.
         unsafe { to.cast::<[u8; LANES]>().write(self.0.map(|value| value.to_bits() as u8)) }
-    }
-    #[inline(always)]
-    unsafe fn store_bf16(self, to: *mut u16) {
-        let rounded = self.0.map(|value| {
-            let bits = value.to_bits();
-            (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16
-        });
-        // SAFETY: the caller's promise.
-        unsafe { to.cast::<[u16; LANES]>().write_unaligned(rounded) }
     }
 }
 
@@ -275,21 +264,12 @@ pub(super) mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn from_integer_bits(self) -> Self {
+        unsafe fn integer_bits_to_float(self) -> Self {
             unsafe { Self(_mm512_cvtepi32_ps(_mm512_castps_si512(self.0))) }
         }
         #[inline(always)]
         unsafe fn store_low_bytes(self, to: *mut u8) {
             unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_castps_si512(self.0))) }
-        }
-        #[inline(always)]
-        unsafe fn store_bf16(self, to: *mut u16) {
-            unsafe {
-                let bits = _mm512_castps_si512(self.0);
-                let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-                let bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-                _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(bits)));
-            }
         }
         #[inline(always)]
         unsafe fn load_part(from: *const f32, count: usize, fill: f32) -> Self {
@@ -361,7 +341,7 @@ pub(super) mod x86 {
             unsafe { Self(exp2_of_rounded(self.0), exp2_of_rounded(self.1)) }
         }
         #[inline(always)]
-        unsafe fn from_integer_bits(self) -> Self {
+        unsafe fn integer_bits_to_float(self) -> Self {
             unsafe {
                 let (one, other) = (_mm256_castps_si256(self.0), _mm256_castps_si256(self.1));
                 Self(_mm256_cvtepi32_ps(one), _mm256_cvtepi32_ps(other))
@@ -376,14 +356,6 @@ pub(super) mod x86 {
                 _mm_storeu_si128(to.cast(), narrowed_to_bytes(one, other));
             }
         }
-        #[inline(always)]
-        unsafe fn store_bf16(self, to: *mut u16) {
-            unsafe {
-                // Packing works on halves of registers, so the quarters must be put in order.
-                let packed = _mm256_packus_epi32(rounded_to_bf16(self.0), rounded_to_bf16(self.1));
-                _mm256_storeu_si256(to.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
-            }
-        }
     }
 
     #[inline(always)]
@@ -391,17 +363,6 @@ pub(super) mod x86 {
         unsafe {
             let exponent = _mm256_add_epi32(_mm256_castps_si256(value), _mm256_set1_epi32(EXPONENT));
             _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
-        }
-    }
-
-    /// Eight bf16 in the lower halves of 32-bit numbers.
-    #[inline(always)]
-    unsafe fn rounded_to_bf16(value: __m256) -> __m256i {
-        unsafe {
-            let bits = _mm256_castps_si256(value);
-            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-            let bits = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-            _mm256_srli_epi32::<16>(bits)
         }
     }
 

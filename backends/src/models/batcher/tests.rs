@@ -5,50 +5,53 @@ use std::sync::{
 
 use super::*;
 
-fn sequence(tokens: usize) -> Sequence {
-    Sequence { ids: vec![7; tokens], types: vec![0; tokens] }
-}
-
 fn settings() -> BatchSettings {
-    BatchSettings { workers: 1, batch_tokens: 64, batch_texts: 4, waiting_texts: 16 }
+    BatchSettings { workers: 1, batch_tokens: 64, waiting_texts: 16 }
 }
 
-/// Answers with each sequence's length, tells which lengths it ran, and waits for leave before each batch.
+/// Inputs are what they cost. Answers with each, tells which it ran, and waits for leave before each batch.
 struct Gated {
     ran: Mutex<mpsc::Sender<Vec<usize>>>,
     leave: Mutex<mpsc::Receiver<()>>,
 }
 
 impl Gated {
-    fn start() -> (Arc<Batcher>, mpsc::Receiver<Vec<usize>>, mpsc::Sender<()>) {
+    fn start() -> (Arc<Batcher<Self>>, mpsc::Receiver<Vec<usize>>, mpsc::Sender<()>) {
         let (ran, batches) = mpsc::channel();
         let (go, leave) = mpsc::channel();
-        let model = Arc::new(Self { ran: Mutex::new(ran), leave: Mutex::new(leave) });
-        (Arc::new(Batcher::start("test", model, &settings()).unwrap()), batches, go)
+        let work = Self { ran: Mutex::new(ran), leave: Mutex::new(leave) };
+        (Arc::new(Batcher::start("test", work, &settings()).unwrap()), batches, go)
     }
 }
 
-impl Model for Gated {
-    fn run(&self, batch: &[&Sequence]) -> Result<Vec<Vec<f32>>, String> {
-        let lengths: Vec<usize> = batch.iter().map(|sequence| sequence.len()).collect();
-        let _ = lock(&self.ran).send(lengths.clone());
+impl Work for Gated {
+    type Input = usize;
+    type Output = usize;
+
+    fn cost(&self, input: &usize) -> usize {
+        *input
+    }
+
+    fn run(&self, batch: &[&usize]) -> Result<Vec<usize>, String> {
+        let batch: Vec<usize> = batch.iter().copied().copied().collect();
+        let _ = lock(&self.ran).send(batch.clone());
         // When the test is over it has let go of its end: run on.
         let _ = lock(&self.leave).recv();
-        Ok(lengths.into_iter().map(|length| vec![length as f32]).collect())
+        Ok(batch)
     }
 }
 
-/// Starts a call and returns once its sequences wait in the queue (or are being run).
+/// Starts a call and returns once its inputs wait in the queue (or are being run).
 async fn call(
-    batcher: &Arc<Batcher>,
-    lengths: &[usize],
+    batcher: &Arc<Batcher<Gated>>,
+    inputs: &[usize],
     lane: Lane,
-) -> tokio::task::JoinHandle<Result<Rows, ModelError>> {
-    let sequences: Vec<Sequence> = lengths.iter().map(|&length| sequence(length)).collect();
+) -> tokio::task::JoinHandle<Result<Vec<usize>, ModelError>> {
+    let inputs = inputs.to_vec();
     let caller = Arc::clone(batcher);
     let (polled, first_poll) = oneshot::channel();
     let task = tokio::spawn(async move {
-        let mut run = Box::pin(caller.run(sequences, lane));
+        let mut run = Box::pin(caller.run(inputs, lane));
         let first = futures::poll!(&mut run);
         let _ = polled.send(());
         match first {
@@ -60,7 +63,7 @@ async fn call(
     task
 }
 
-fn waiting(batcher: &Batcher) -> usize {
+fn waiting(batcher: &Batcher<Gated>) -> usize {
     let queue = lock(&batcher.shared.queue);
     queue.queries.len() + queue.passages.len()
 }
@@ -71,7 +74,7 @@ async fn next(batches: mpsc::Receiver<Vec<usize>>) -> (Vec<usize>, mpsc::Receive
 }
 
 #[tokio::test]
-async fn queries_go_first_and_neighbours_in_length_share_a_batch() {
+async fn queries_go_first_and_what_waits_shares_a_batch_as_far_as_the_budget_goes() {
     let (batcher, batches, go) = Gated::start();
     let first = call(&batcher, &[1], Lane::Passage).await;
     let (ran, batches) = next(batches).await;
@@ -79,25 +82,25 @@ async fn queries_go_first_and_neighbours_in_length_share_a_batch() {
 
     // These arrive while the first batch runs.
     let mixed = call(&batcher, &[30, 2, 29, 3], Lane::Passage).await;
-    let others = call(&batcher, &[2, 28], Lane::Passage).await;
-    let query = call(&batcher, &[5], Lane::Query).await;
+    let long = call(&batcher, &[100, 4], Lane::Passage).await;
+    let one_query = call(&batcher, &[5], Lane::Query).await;
+    let other_query = call(&batcher, &[6, 7], Lane::Query).await;
     let mut order = Vec::new();
     let mut batches = batches;
     for _ in 0..4 {
         go.send(()).unwrap();
-        let (mut ran, rest) = next(batches).await;
-        ran.sort_unstable();
+        let (ran, rest) = next(batches).await;
         order.push(ran);
         batches = rest;
     }
     go.send(()).unwrap();
-    // The query; then the longest-waiting with its nearest, as far as 64 tokens go; then the rest, in the same way.
-    assert_eq!(order, [vec![5], vec![29, 30], vec![2, 2, 3], vec![28]]);
-    let rows = |answer: Result<Rows, ModelError>| answer.unwrap().concat();
-    assert_eq!(rows(first.await.unwrap()), [1.0]);
-    assert_eq!(rows(mixed.await.unwrap()), [30.0, 2.0, 29.0, 3.0], "in the caller's order");
-    assert_eq!(rows(others.await.unwrap()), [2.0, 28.0]);
-    assert_eq!(rows(query.await.unwrap()), [5.0]);
+    // All queries in one pass; then as many passages as fit into 64 tokens, in order, and what alone is more than that alone.
+    assert_eq!(order, [vec![5, 6, 7], vec![30, 2, 29, 3], vec![100], vec![4]]);
+    assert_eq!(first.await.unwrap().unwrap(), [1]);
+    assert_eq!(mixed.await.unwrap().unwrap(), [30, 2, 29, 3], "in the caller's order");
+    assert_eq!(long.await.unwrap().unwrap(), [100, 4]);
+    assert_eq!(one_query.await.unwrap().unwrap(), [5]);
+    assert_eq!(other_query.await.unwrap().unwrap(), [6, 7]);
     drop(go);
 }
 
@@ -116,8 +119,8 @@ async fn what_nobody_waits_for_is_not_run() {
     let (ran, _batches) = next(batches).await;
     assert_eq!(ran, [3]);
     go.send(()).unwrap();
-    assert_eq!(stays.await.unwrap().unwrap(), [[3.0]]);
-    assert_eq!(first.await.unwrap().unwrap(), [[1.0]]);
+    assert_eq!(stays.await.unwrap().unwrap(), [3]);
+    assert_eq!(first.await.unwrap().unwrap(), [1]);
     drop(go);
 }
 
@@ -133,54 +136,57 @@ async fn no_more_wait_than_there_is_room_for_and_a_huge_call_still_runs() {
     drop(go);
     drop(batches);
     assert_eq!(full.await.unwrap().unwrap().len(), 16);
-    assert_eq!(beyond.await.unwrap().unwrap(), [[3.0]]);
-    assert_eq!(huge.await.unwrap().unwrap(), vec![[4.0]; 40]);
+    assert_eq!(beyond.await.unwrap().unwrap(), [3]);
+    assert_eq!(huge.await.unwrap().unwrap(), vec![4; 40]);
     first.await.unwrap().unwrap();
 }
 
-/// Panics over sequences of 13 tokens, fails on 14, answers 15 with what is no number.
-struct Moody(AtomicUsize);
+/// Panics over 13 and fails on 14.
+struct Moody(Arc<AtomicUsize>);
 
-impl Model for Moody {
-    fn run(&self, batch: &[&Sequence]) -> Result<Vec<Vec<f32>>, String> {
+impl Work for Moody {
+    type Input = usize;
+    type Output = usize;
+
+    fn cost(&self, input: &usize) -> usize {
+        *input
+    }
+
+    fn run(&self, batch: &[&usize]) -> Result<Vec<usize>, String> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        batch
-            .iter()
-            .map(|sequence| match sequence.len() {
-                13 => panic!("unlucky"),
-                14 => Err("too superstitious".to_owned()),
-                15 => Ok(vec![f32::NAN]),
-                length => Ok(vec![length as f32]),
-            })
-            .collect()
+        let answer = |input: &&usize| match **input {
+            13 => panic!("unlucky"),
+            14 => Err("too superstitious".to_owned()),
+            input => Ok(input * 2),
+        };
+        batch.iter().map(answer).collect()
     }
 }
 
 #[tokio::test]
 async fn a_text_that_the_model_fails_on_fails_its_own_caller_only() {
-    let model = Arc::new(Moody(AtomicUsize::new(0)));
-    let batcher = Arc::new(Batcher::start("test", Arc::clone(&model) as _, &settings()).unwrap());
-    let calls = (10..18).map(|length| {
+    let batches = Arc::new(AtomicUsize::new(0));
+    let batcher = Arc::new(Batcher::start("test", Moody(Arc::clone(&batches)), &settings()).unwrap());
+    let calls = (10..18).map(|input| {
         let batcher = Arc::clone(&batcher);
-        async move { (length, batcher.run(vec![sequence(length)], Lane::Passage).await) }
+        async move { (input, batcher.run(vec![input], Lane::Passage).await) }
     });
-    for (length, answer) in futures::future::join_all(calls).await {
-        match (length, answer) {
+    for (input, answer) in futures::future::join_all(calls).await {
+        match (input, answer) {
             (13, Err(ModelError::Permanent(message))) => assert!(message.contains("unlucky"), "{message}"),
             (14, Err(ModelError::Permanent(message))) => {
                 assert!(message.contains("superstitious"), "{message}");
             }
-            (15, Err(ModelError::Permanent(message))) => assert!(message.contains("number"), "{message}"),
-            (_, answer) => assert_eq!(answer.unwrap(), [[length as f32]]),
+            (_, answer) => assert_eq!(answer.unwrap(), [input * 2]),
         }
     }
     // The threads have survived.
-    assert_eq!(batcher.run(vec![sequence(9)], Lane::Query).await.unwrap(), [[9.0]]);
-    assert!(model.0.load(Ordering::Relaxed) > 0);
+    assert_eq!(batcher.run(vec![9], Lane::Query).await.unwrap(), [18]);
+    assert!(batches.load(Ordering::Relaxed) > 0);
 }
 
 #[tokio::test]
 async fn nothing_asked_is_nothing_answered() {
-    let batcher = Batcher::start("test", Arc::new(Moody(AtomicUsize::new(0))), &settings()).unwrap();
+    let batcher = Batcher::start("test", Moody(Arc::default()), &settings()).unwrap();
     assert!(batcher.run(Vec::new(), Lane::Query).await.unwrap().is_empty());
 }

@@ -219,7 +219,50 @@ multiversion! {
                     let scale = V::load_part(scales.as_ptr().add(at), count, 0.0).mul(step);
                     let sum = V::load_part(sums.as_ptr().add(at), count, 0.0);
                     let base = offset.fma(sum, V::load_part(bias.as_ptr().add(at), count, 0.0));
-                    V::load_part(place, count, 0.0).from_integer_bits().fma(scale, base).store_part(place, count);
+                    V::load_part(place, count, 0.0).integer_bits_to_float().fma(scale, base).store_part(place, count);
+                });
+            }
+        }
+    }
+}
+
+/// As [`dequantise`], adding to rows without gaps what the sums stand for.
+pub(crate) fn dequantise_into(
+    kernels: Kernels,
+    sums: &[f32],
+    a: &QuantizedRows,
+    b: &Int8Panels,
+    bias: &[f32],
+    to: &mut [f32],
+) {
+    dequantise_rows_into(kernels, sums, b.padded_columns(), &a.ranges, &b.scales, &b.sums, bias, to);
+}
+
+multiversion! {
+    #[allow(clippy::too_many_arguments)] // it has what `dequantise_rows` has, and where to
+    unsafe fn dequantise_rows_into<V: F32x16>(
+        rows: &[f32],
+        stride: usize,
+        ranges: &[Range],
+        scales: &[f32],
+        sums: &[f32],
+        bias: &[f32],
+        to: &mut [f32],
+    ) {
+        let width = scales.len();
+        assert!(sums.len() == width && bias.len() == width && width <= stride);
+        for ((row, range), to) in rows.chunks_exact(stride).zip(ranges).zip(to.chunks_exact_mut(width)) {
+            // SAFETY: the caller's promise, and `each_vector` stays within the rows.
+            unsafe {
+                let (offset, step) = (V::splat(range.offset), V::splat(range.step));
+                each_vector!(width, |at, count| {
+                    let place = to.as_mut_ptr().add(at);
+                    let scale = V::load_part(scales.as_ptr().add(at), count, 0.0).mul(step);
+                    let sum = V::load_part(sums.as_ptr().add(at), count, 0.0);
+                    let base = offset.fma(sum, V::load_part(bias.as_ptr().add(at), count, 0.0));
+                    let value = V::load_part(row.as_ptr().add(at), count, 0.0).integer_bits_to_float();
+                    let value = value.fma(scale, base);
+                    V::load_part(place, count, 0.0).add(value).store_part(place, count);
                 });
             }
         }

@@ -10,7 +10,7 @@ use std::arch::x86_64::{
 
 use super::{super::PANEL, Product, QUAD};
 
-/// Runs tiles of `$rows` rows over all rows, then of one row over what is left; all for one strip of columns after the other.
+/// Runs tiles of each of these numbers of rows as long as so many are left, then of one; all for one strip of columns after the other.
 macro_rules! strips {
     ($product:expr, $tile:ident, [$($rows:literal),+], $width:expr) => {
         for column in (0..$product.columns).step_by($width) {
@@ -22,6 +22,11 @@ macro_rules! strips {
                     row += $rows;
                 }
             )+
+            while row < $product.rows {
+                // SAFETY: as above.
+                unsafe { $tile::<1>($product, row, column) };
+                row += 1;
+            }
         }
     };
 }
@@ -31,7 +36,7 @@ macro_rules! strips {
 #[target_feature(enable = "avx512f,avx512vnni")]
 pub(super) unsafe fn avx512_vnni(product: &Product) {
     // 24 of the 32 registers hold sums.
-    strips!(product, avx512_vnni_tile, [12, 8, 4, 2, 1], 2 * PANEL);
+    strips!(product, avx512_vnni_tile, [12, 8, 4, 2], 2 * PANEL);
 }
 
 #[inline]
@@ -64,7 +69,7 @@ unsafe fn avx512_vnni_tile<const ROWS: usize>(product: &Product, row: usize, col
 
 #[target_feature(enable = "avx2,avxvnni")]
 pub(super) unsafe fn avx_vnni(product: &Product) {
-    strips!(product, avx_vnni_tile, [6, 4, 2, 1], PANEL);
+    strips!(product, avx_vnni_tile, [6, 4, 2], PANEL);
 }
 
 #[inline]
@@ -94,7 +99,7 @@ unsafe fn avx_vnni_tile<const ROWS: usize>(product: &Product, row: usize, column
 
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn avx2(product: &Product) {
-    strips!(product, avx2_tile, [3, 2, 1], PANEL);
+    strips!(product, avx2_tile, [3, 2], PANEL);
 }
 
 /// AVX2's own product of `u8` and `i8` saturates at 16 bits, so both sides are widened to 16 bits first, which never does.
