@@ -219,9 +219,7 @@ fn batches<'a>(sequences: &'a [Sequence], settings: &BatchSettings) -> Vec<Vec<&
     let mut tokens = 0;
     for sequence in sequences {
         match batches.last_mut() {
-            Some(batch)
-                if batch.len() < settings.batch_texts && tokens + sequence.len() <= settings.batch_tokens =>
-            {
+            Some(batch) if tokens + sequence.len() <= settings.batch_tokens => {
                 batch.push(sequence);
                 tokens += sequence.len();
             }
