@@ -103,7 +103,7 @@ impl<'b> Board<'b> {
 
 impl Batch {
     fn bytes_done(&self) -> u64 {
-        if self.files == 0 { self.bytes } else { self.bytes * self.done / self.files }
+        (self.bytes * self.done).checked_div(self.files).unwrap_or(self.bytes)
     }
 }
 

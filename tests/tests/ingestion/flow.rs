@@ -59,10 +59,11 @@ async fn jobs_at_once_get_the_embedder_in_turn() {
     let limits = IngestionLimits { embedding_texts: 64, ..IngestionLimits::default() };
     let rig = Rig::with(limits).await;
     rig.embedder.gate.close();
-    let great = rig.begin(&[long("great", 3_000, 1)]).await;
+    let great = rig.begin(&[long("great", 6_000, 1)]).await;
     reached(&rig.embedder.inside, |(now, _)| *now > 32).await;
     let little = rig.begin(&small(0..2)).await;
-    // Call by call, until it has ended; the great one has a hundred to go.
+    reached(&rig.parser.parsed, |parsed| *parsed == 3).await;
+    // Call by call, until it has ended; the great one has two hundred to go.
     let mut end = std::pin::pin!(little.end());
     let ended = loop {
         tokio::select! {
