@@ -69,7 +69,8 @@ async fn what_was_published_before_the_embedder_failed_is_not_done_again() {
     rig.embedder.gate.open();
     let error = job.end().await.unwrap_err();
     assert!(matches!(&error, StageError::Retry { .. }), "{error:?}");
-    let (embedded, before) = (rig.embedder.texts.lock().unwrap().len() as u64, rig.live().await.len() as u64);
+    let embedded = rig.embedder.texts.lock().unwrap().len() as u64;
+    let before = rig.live().await.len() as u64;
     assert!(before > 0);
     rig.embedder.fails_after.store(u64::MAX, Ordering::SeqCst);
     let result = rig.run(id).await.end().await.unwrap();
