@@ -24,6 +24,9 @@ pub mod parser;
 #[cfg(any(feature = "tantivy", feature = "usearch"))]
 mod replica;
 pub mod reranker;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::print_stdout, dead_code)] // each backend's tests use what they need of it
+mod test_servers;
 pub mod vector_index;
 #[cfg(feature = "http")]
 pub mod webhook_sender;
