@@ -30,7 +30,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use crate::{
     error::{PROBLEM_JSON, ProblemBody, ProblemItem},
-    routes::uploads::{remove_old_uploads, sweep_uploads},
+    routes::{
+        operations::operations_router,
+        uploads::{remove_old_uploads, sweep_uploads},
+    },
     serve::serve,
     state::{
         ApiKey, ApiParts, ApiSettings, Health, HealthReport, Limits, PartHealth, PartState, StreamSettings,

@@ -12,6 +12,7 @@ mod terminal;
 use std::{
     collections::BTreeMap,
     io::Write,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -21,7 +22,8 @@ use clap_complete::Shell;
 use serde::Serialize;
 
 use client::{Api, Connection};
-use commands::{ask, check, eval as eval_command, ingest, jobs, models, search, serve};
+use compose::Problems;
+use commands::{api, ask, check, eval as eval_command, health, ingest, jobs, migrate, models, search, serve, worker};
 
 /// Answers questions from your own documents, as asynchronous jobs.
 #[derive(Debug, Parser)]
@@ -39,6 +41,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Api(api::Api),
+    Worker(worker::Worker),
+    Migrate(migrate::Migrate),
     Ask(ask::Ask),
     Search(search::Search),
     Ingest(ingest::Ingest),
@@ -46,6 +51,7 @@ enum Command {
     Cancel(jobs::Cancel),
     Eval(Box<eval_command::Eval>),
     Check(check::Check),
+    Health(health::Health),
     #[command(subcommand)]
     Models(models::Models),
     /// Print the default configuration with its comments.
@@ -77,8 +83,20 @@ async fn run(cli: Cli) -> ExitCode {
     let env: BTreeMap<String, String> = std::env::vars().collect();
     let file = cli.config.or_else(|| Some(PathBuf::from("raglan.yaml")).filter(|path| path.exists()));
     let done = match cli.command {
-        Command::Serve(command) => match config(file.as_deref(), &env, &command) {
+        Command::Serve(command) => match config(file.as_deref(), &env, command.listen) {
             Ok(config) => serve::run(config, command).await,
+            Err(error) => return fail(&error, 2),
+        },
+        Command::Api(command) => match config(file.as_deref(), &env, command.listen) {
+            Ok(config) => api::run(config, command).await,
+            Err(error) => return fail(&error, 2),
+        },
+        Command::Worker(command) => match config(file.as_deref(), &env, None) {
+            Ok(config) => worker::run(config, command).await,
+            Err(error) => return fail(&error, 2),
+        },
+        Command::Migrate(_) => match config(file.as_deref(), &env, None) {
+            Ok(config) => migrate::run(&config).await,
             Err(error) => return fail(&error, 2),
         },
         Command::Models(command) => match config::load(file.as_deref(), &env) {
@@ -106,11 +124,14 @@ async fn run(cli: Cli) -> ExitCode {
                 done => done,
             }
         }
+        Command::Health(command) => with(cli.connection, async |api| health::run(&api, command).await).await,
         Command::Jobs(command) => with(cli.connection, async |api| jobs::list(&api, command).await).await,
         Command::Cancel(command) => with(cli.connection, async |api| jobs::cancel(&api, command).await).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        // What is wrong with the configuration or the servers that it names, all of it.
+        Err(error) if error.is::<Problems>() => fail(&error, 2),
         Err(error) => fail(&error, 1),
     }
 }
@@ -126,10 +147,10 @@ async fn with(
 fn config(
     file: Option<&Path>,
     env: &BTreeMap<String, String>,
-    serve: &serve::Serve,
+    listen: Option<SocketAddr>,
 ) -> anyhow::Result<config::Config> {
     let mut env = env.clone();
-    if let Some(listen) = serve.listen {
+    if let Some(listen) = listen {
         // Through the same door as the variable, so that it is checked as well.
         env.insert("RAGLAN__SERVER__LISTEN".to_owned(), listen.to_string());
     }

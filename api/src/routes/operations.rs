@@ -1,15 +1,19 @@
 //! For operators: health, readiness, metrics, and the description of this API.
 
+use std::sync::Arc;
+
 use axum::{
-    Json,
+    Json, Router,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
+    routing,
 };
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use crate::state::{ApiState, HealthReport};
+use crate::state::{ApiState, Health, HealthReport};
 
 /// That the process lives.
 #[derive(Debug, Serialize, ToSchema)]
@@ -44,9 +48,13 @@ pub(crate) async fn healthz() -> Json<Alive> {
     )
 )]
 pub(crate) async fn readyz(State(state): State<ApiState>) -> Response {
-    let report = state.health.report().await;
+    readiness(state.health.as_ref(), &state.shutdown).await
+}
+
+async fn readiness(health: &dyn Health, shutdown: &CancellationToken) -> Response {
+    let report = health.report().await;
     // A process that stops is given no new work.
-    let ready = report.ready && !state.shutdown.is_cancelled();
+    let ready = report.ready && !shutdown.is_cancelled();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(HealthReport { ready, ..report })).into_response()
 }
@@ -60,7 +68,31 @@ pub(crate) async fn readyz(State(state): State<ApiState>) -> Response {
     responses((status = 200, description = "The metrics", body = String, content_type = "text/plain"))
 )]
 pub(crate) async fn metrics(State(state): State<ApiState>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], (state.metrics)()).into_response()
+    exposition((state.metrics)())
+}
+
+fn exposition(metrics: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics).into_response()
+}
+
+/// `/healthz`, `/readyz` and `/metrics` alone, for a process that serves no API. Nobody needs a key: it is for the operator's own network.
+pub fn operations_router(
+    health: Arc<dyn Health>,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    shutdown: CancellationToken,
+) -> Router {
+    let ready = move || {
+        let (health, shutdown) = (health.clone(), shutdown.clone());
+        async move { readiness(health.as_ref(), &shutdown).await }
+    };
+    let measured = move || {
+        let text = metrics();
+        async move { exposition(text) }
+    };
+    Router::new()
+        .route("/healthz", routing::get(healthz))
+        .route("/readyz", routing::get(ready))
+        .route("/metrics", routing::get(measured))
 }
 
 /// This API, as OpenAPI.

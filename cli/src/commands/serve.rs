@@ -1,13 +1,9 @@
 //! `raglan serve`: everything in one process.
 
-use std::{
-    collections::BTreeMap, ffi::OsString, io::IsTerminal, net::SocketAddr, path::PathBuf, sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use raglan_api::ApiKey;
 use raglan_pipeline::{domain::Tenant, secret::Secret};
 use rand::RngCore;
@@ -16,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use url::Url;
 
+use super::process::{CLOSE, Signals, recorder, upkeep};
 use crate::{
     client::{Api, Connection},
     compose::{Embedded, EmbeddedParts, Models},
@@ -43,9 +40,6 @@ pub struct Serve {
     #[arg(long, requires = "docs")]
     pub watch: bool,
 }
-
-/// How long streams and requests may take to end once the server stops.
-const CLOSE: Duration = Duration::from_secs(5);
 
 pub async fn run(mut config: Config, serve: Serve) -> anyhow::Result<()> {
     // Signals are caught from the first moment on: a stop during start-up is a stop too.
@@ -198,56 +192,6 @@ fn own_key() -> Secret {
     let mut bytes = [0u8; 32];
     rand::rng().fill_bytes(&mut bytes);
     Secret::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-}
-
-fn recorder() -> anyhow::Result<PrometheusHandle> {
-    // Seconds; wide enough for a cached search and for a long ingestion.
-    let buckets =
-        [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
-    Ok(PrometheusBuilder::new().set_buckets(&buckets)?.install_recorder()?)
-}
-
-/// Keeps the recorder's memory bounded.
-async fn upkeep(recorder: PrometheusHandle, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_secs(5)) => recorder.run_upkeep(),
-        }
-    }
-}
-
-/// SIGTERM and Ctrl-C. A second one while the first is being obeyed ends the process at once.
-struct Signals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self {
-            #[cfg(unix)]
-            terminate: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?,
-        })
-    }
-
-    async fn stop(&mut self) {
-        #[cfg(unix)]
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        }
-        #[cfg(not(unix))]
-        let _ = tokio::signal::ctrl_c().await;
-        tokio::spawn(async {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                if std::io::stderr().is_terminal() {
-                    Stderr::new().line("stopping at once; what was running is taken up at the next start");
-                }
-                std::process::exit(130);
-            }
-        });
-    }
 }
 
 #[cfg(test)]

@@ -1,29 +1,76 @@
-//! How the parts of an embedded process are, for `/readyz`.
+//! How the parts of a process are, for `/readyz`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures::future::{BoxFuture, join_all};
 use raglan_api::{Health, HealthReport, PartHealth, PartState};
 use raglan_pipeline::{
-    ports::DocumentStore,
+    ports::{DocumentStore, PortResult},
     replication::{ReplicaState, Replication},
     retrieval::EmbedderSlot,
 };
+use tokio::time::timeout;
+
+/// A server that does not answer within this time counts as one that does not answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Asks a server how it is.
+pub type Ask = Box<dyn Fn() -> BoxFuture<'static, PortResult<String>> + Send + Sync>;
+
+/// A server that this process works with.
+pub struct Probe {
+    name: &'static str,
+    ask: Ask,
+}
+
+impl Probe {
+    /// A server without which the process still works, less well: what is accepted is safe, and is made good later.
+    pub fn new<F>(name: &'static str, ask: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = PortResult<String>> + Send + 'static,
+    {
+        Self { name, ask: Box::new(move || Box::pin(ask())) }
+    }
+
+    async fn report(&self) -> PartHealth {
+        match timeout(PATIENCE, (self.ask)()).await {
+            Ok(Ok(detail)) => part(self.name, PartState::Ok, detail),
+            Ok(Err(error)) => part(self.name, PartState::Degraded, error.to_string()),
+            Err(_) => part(self.name, PartState::Degraded, format!("no answer within {PATIENCE:?}")),
+        }
+    }
+}
 
 /// Asks the parts of this process.
 pub struct ProcessHealth {
-    replication: Arc<Replication>,
+    replication: Option<Arc<Replication>>,
     documents: Arc<dyn DocumentStore>,
     embedder: EmbedderSlot,
+    servers: Vec<Probe>,
 }
 
 impl ProcessHealth {
+    /// Of a process with these parts; `replication` where it keeps indexes.
     pub fn new(
-        replication: Arc<Replication>,
+        replication: Option<Arc<Replication>>,
         documents: Arc<dyn DocumentStore>,
         embedder: EmbedderSlot,
     ) -> Self {
-        Self { replication, documents, embedder }
+        Self { replication, documents, embedder, servers: Vec::new() }
+    }
+
+    /// Asks these servers too.
+    pub fn with_servers(self, servers: Vec<Probe>) -> Self {
+        Self { servers, ..self }
+    }
+
+    async fn store(&self) -> PartHealth {
+        match timeout(PATIENCE, self.documents.head()).await {
+            Ok(Ok(position)) => part("store", PartState::Ok, format!("at change {position}")),
+            Ok(Err(error)) => part("store", PartState::Failing, error.to_string()),
+            Err(_) => part("store", PartState::Failing, format!("no answer within {PATIENCE:?}")),
+        }
     }
 }
 
@@ -34,10 +81,7 @@ fn part(name: &str, state: PartState, detail: impl Into<String>) -> PartHealth {
 #[async_trait]
 impl Health for ProcessHealth {
     async fn report(&self) -> HealthReport {
-        let store = match self.documents.head().await {
-            Ok(position) => part("store", PartState::Ok, format!("at change {position}")),
-            Err(error) => part("store", PartState::Failing, error.to_string()),
-        };
+        let (store, servers) = tokio::join!(self.store(), join_all(self.servers.iter().map(Probe::report)));
         let embedder = match &self.embedder {
             EmbedderSlot::Ready(embedder) => part("embedder", PartState::Ok, embedder.info().model.clone()),
             EmbedderSlot::Off => part("embedder", PartState::Ok, "switched off: keyword search alone"),
@@ -45,7 +89,8 @@ impl Health for ProcessHealth {
                 part("embedder", PartState::Degraded, "the model could not be had: keyword search alone")
             }
         };
-        let indexes = self.replication.status().into_iter().map(|replica| {
+        let replicas = self.replication.iter().flat_map(|replication| replication.status());
+        let indexes = replicas.map(|replica| {
             let state = match replica.state {
                 ReplicaState::Live => PartState::Ok,
                 ReplicaState::CatchingUp => PartState::Starting,
@@ -55,7 +100,8 @@ impl Health for ProcessHealth {
             };
             part(replica.name, state, replica.to_string())
         });
-        let parts: Vec<PartHealth> = [store, embedder].into_iter().chain(indexes).collect();
+        let parts: Vec<PartHealth> =
+            [store, embedder].into_iter().chain(servers).chain(indexes).collect();
         let ready = parts.iter().all(|part| !matches!(part.state, PartState::Failing | PartState::Starting));
         HealthReport { ready, parts }
     }

@@ -1,9 +1,16 @@
 //! The one place that composes: which engine is behind which port.
 
+mod core;
+mod distributed;
 mod embedded;
+mod folder;
 mod health;
+mod indexes;
 mod models;
 mod secrets;
 
-pub use embedded::{Embedded, EmbeddedParts, lock};
+pub use core::Metrics;
+pub use distributed::{Distributed, DistributedParts, Problems, migrate};
+pub use embedded::{Embedded, EmbeddedParts};
+pub use folder::lock;
 pub use models::{Models, embedding_model};

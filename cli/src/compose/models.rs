@@ -99,6 +99,11 @@ fn cache_dir(settings: &config::Models) -> anyhow::Result<PathBuf> {
 }
 
 impl Models {
+    /// None at all, for a process that embeds nothing.
+    pub fn none() -> Self {
+        Self { embedder: EmbedderSlot::Off, reranker: None }
+    }
+
     /// Loads what the configuration names. An embedding model that cannot be had is no reason not to start: search is by keywords then, and
     /// results say so. A re-ranker that is configured must load.
     pub async fn load(settings: &config::Models) -> anyhow::Result<Self> {

@@ -43,12 +43,25 @@ pub fn redacted(file: Option<&Path>, env: &BTreeMap<String, String>) -> Value {
     value
 }
 
+/// The keys whose values are secrets.
+const SECRET_KEYS: [&str; 5] = ["key", "api_key", "access_key", "secret_key", "signing_secrets"];
+
+/// An address without the password in it; none where there is no password.
+fn without_password(text: &str) -> Option<String> {
+    let mut url = url::Url::parse(text).ok()?;
+    url.password()?;
+    url.set_password(Some("***")).ok()?;
+    Some(url.into())
+}
+
 fn blot(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (key, value) in fields {
-                if matches!(key.as_str(), "key" | "api_key" | "signing_secrets") && !value.is_null() {
+                if SECRET_KEYS.contains(&key.as_str()) && !value.is_null() {
                     *value = Value::String("***".to_owned());
+                } else if let Some(shown) = value.as_str().and_then(without_password) {
+                    *value = Value::String(shown);
                 } else {
                     blot(value);
                 }
@@ -164,6 +177,12 @@ fn build(value: Value, problems: &mut Vec<String>) -> Option<Config> {
     let jobs = section(&mut sections, "jobs", problems);
     let workers = section(&mut sections, "workers", problems);
     let memory = section(&mut sections, "memory", problems);
+    let postgres = section(&mut sections, "postgres", problems);
+    let rabbitmq = section(&mut sections, "rabbitmq", problems);
+    let redis = section(&mut sections, "redis", problems);
+    let qdrant = section(&mut sections, "qdrant", problems);
+    let blobs = section(&mut sections, "blobs", problems);
+    let startup = section(&mut sections, "startup", problems);
     let webhooks = section(&mut sections, "webhooks", problems);
     let shutdown = section(&mut sections, "shutdown", problems);
     let config = Config {
@@ -179,6 +198,12 @@ fn build(value: Value, problems: &mut Vec<String>) -> Option<Config> {
         jobs: jobs?,
         workers: workers?,
         memory: memory?,
+        postgres: postgres?,
+        rabbitmq: rabbitmq?,
+        redis: redis?,
+        qdrant: qdrant?,
+        blobs: blobs?,
+        startup: startup?,
         webhooks: webhooks?,
         shutdown: shutdown?,
     };

@@ -25,6 +25,12 @@ pub struct Config {
     pub jobs: Jobs,
     pub workers: Workers,
     pub memory: Memory,
+    pub postgres: Postgres,
+    pub rabbitmq: RabbitMq,
+    pub redis: Redis,
+    pub qdrant: Qdrant,
+    pub blobs: Blobs,
+    pub startup: Startup,
     pub webhooks: Webhooks,
     pub shutdown: Shutdown,
 }
@@ -186,6 +192,7 @@ pub struct Jobs {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workers {
+    pub listen: Option<SocketAddr>,
     pub retrieval: usize,
     pub generation: usize,
     pub ingestion: usize,
@@ -197,6 +204,80 @@ pub struct Workers {
 pub struct Memory {
     pub cache_bytes: u64,
     pub events_bytes: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Postgres {
+    pub url: Option<Secret>,
+    pub read_url: Option<Secret>,
+    pub schema: String,
+    pub connections: u32,
+    pub migrate: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RabbitMq {
+    pub url: Option<Secret>,
+    pub prefix: String,
+    pub lanes: u8,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redis {
+    pub url: Option<Secret>,
+    pub prefix: String,
+    pub connections: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Qdrant {
+    pub url: Option<Url>,
+    pub api_key: Option<Secret>,
+    pub name: String,
+    pub shards: u32,
+    pub replicas: u32,
+    pub quantization: Quantization,
+    pub on_disk: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quantization {
+    None,
+    Int8,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blobs {
+    pub path: Option<PathBuf>,
+    pub s3: Option<S3>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3 {
+    pub bucket: String,
+    #[serde(default)]
+    pub prefix: Option<String>,
+    #[serde(default)]
+    pub region: Option<String>,
+    #[serde(default)]
+    pub endpoint: Option<Url>,
+    #[serde(default)]
+    pub access_key: Option<Secret>,
+    #[serde(default)]
+    pub secret_key: Option<Secret>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Startup {
+    pub wait_s: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

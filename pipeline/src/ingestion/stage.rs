@@ -23,7 +23,7 @@ use crate::{
     lifecycle::Lifecycle,
     pipelines::{IndexingPipeline, Pipelines},
     ports::{DocumentStore, Outcome, Parser},
-    replication::Replication,
+    replication::Searchers,
     retrieval::EmbedderSlot,
     stage::{JobStage, StageContext, StageError, millis},
 };
@@ -38,7 +38,7 @@ pub struct IngestionParts {
     /// The record of documents.
     pub documents: Arc<dyn DocumentStore>,
     /// Tells when the indexes have caught up.
-    pub replication: Arc<Replication>,
+    pub searchers: Arc<dyn Searchers>,
     /// Reads files.
     pub parser: Arc<dyn Parser>,
     /// Makes vectors.

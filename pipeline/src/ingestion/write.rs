@@ -115,13 +115,13 @@ impl Write<'_> {
 
     /// Waits until all indexes hold the change at a position, for as long as they get nearer to it.
     async fn visible(&self, position: LogPosition) -> Result<(), StageError> {
-        let replication = &self.parts.replication;
-        let progress = || replication.status().iter().map(|status| status.position).collect::<Vec<_>>();
-        let (mut last, mut moved) = (progress(), Instant::now());
+        let searchers = &self.parts.searchers;
+        let (mut last, mut moved) = (Vec::new(), Instant::now());
         loop {
-            match replication.wait_for(position, LOOK).await {
+            match searchers.wait_for(position, LOOK).await {
                 Err(error) if error.kind() == ErrorKind::Timeout => {
-                    let reached = progress();
+                    let mut reached = searchers.positions().await;
+                    reached.sort_unstable();
                     if reached != last {
                         (last, moved) = (reached, Instant::now());
                     } else if moved.elapsed() >= STANDSTILL {
@@ -202,7 +202,7 @@ impl Write<'_> {
 
     /// From here on a search for the new versions finds all of them.
     fn count(&self, batch: &Batch, published: &[Published]) {
-        self.parts.replication.hint();
+        self.parts.searchers.hint();
         for (document, published) in batch.documents.iter().zip(published) {
             let chunks = ChunkCounts { deleted: published.deleted_chunks, ..document.chunks };
             self.tally.written(published.created, chunks, document.embedded_at.elapsed());

@@ -2,6 +2,9 @@
 //! holds up no other.
 
 mod follower;
+mod reporter;
+mod searchers;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +18,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
+pub use self::{
+    reporter::{REPORT_TTL, report},
+    searchers::{Fleet, Searchers},
+    shared::SharedFeeder,
+};
 use self::follower::Follower;
 use crate::{
     domain::{Change, LogPosition},

@@ -163,7 +163,7 @@ impl World {
         let ingestion = IngestionStage::new(IngestionParts {
             lifecycle: lifecycle.clone(),
             documents: documents.clone(),
-            replication,
+            searchers: replication,
             parser: Arc::new(DefaultParser::default()),
             embedder: EmbedderSlot::Ready(embedder),
             pipelines: pipelines.clone(),

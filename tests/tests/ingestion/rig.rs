@@ -104,7 +104,7 @@ impl Rig {
         let parts = IngestionParts {
             lifecycle: lifecycle.clone(),
             documents: documents.clone(),
-            replication,
+            searchers: replication,
             parser: parser.clone(),
             embedder: EmbedderSlot::Ready(embedder.clone()),
             pipelines: Arc::new(Pipelines { query: BTreeMap::new(), indexing }),
