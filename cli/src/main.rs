@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use client::{Api, Connection};
 use compose::Problems;
-use commands::{api, ask, check, eval as eval_command, health, ingest, jobs, migrate, models, search, serve, worker};
+use commands::{api, ask, check, destroy, eval as eval_command, health, ingest, jobs, migrate, models, search, serve, worker};
 
 /// Answers questions from your own documents, as asynchronous jobs.
 #[derive(Debug, Parser)]
@@ -44,6 +44,7 @@ enum Command {
     Api(api::Api),
     Worker(worker::Worker),
     Migrate(migrate::Migrate),
+    Destroy(destroy::Destroy),
     Ask(ask::Ask),
     Search(search::Search),
     Ingest(ingest::Ingest),
@@ -97,6 +98,10 @@ async fn run(cli: Cli) -> ExitCode {
         },
         Command::Migrate(_) => match config(file.as_deref(), &env, None) {
             Ok(config) => migrate::run(&config).await,
+            Err(error) => return fail(&error, 2),
+        },
+        Command::Destroy(command) => match config(file.as_deref(), &env, None) {
+            Ok(config) => destroy::run(&config, command).await,
             Err(error) => return fail(&error, 2),
         },
         Command::Models(command) => match config::load(file.as_deref(), &env) {

@@ -4,6 +4,8 @@
 //! cargo run --release -p raglan-load-tests -- ingest --dataset DIR --pid PID
 //! cargo run --release -p raglan-load-tests -- passages --dataset DIR --model DIR
 //! cargo run --release -p raglan-load-tests -- searchers --dataset DIR --searchers 1 10 50 --seconds 20
+//! cargo run --release -p raglan-load-tests -- floor --jobs 20000
+//! cargo run --release -p raglan-load-tests -- jobs --jobs 20000 --pipeline nothing
 //! cargo run --release -p raglan-load-tests -- start --binary target/release/raglan --data-dir DIR
 //! cargo run --release -p raglan-load-tests -- embed --dataset DIR --model DIR --embeddings FILE --questions FILE
 //! cargo run --release -p raglan-load-tests -- vectors --embeddings FILE --questions FILE --count 1000000 --dir DIR
@@ -18,6 +20,7 @@ mod dataset;
 mod indexes;
 mod ingest;
 mod passages;
+mod pipeline;
 mod process;
 mod searchers;
 mod start;
@@ -35,7 +38,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Embed(indexes::embed::Embed),
+    Floor(pipeline::floor::Floor),
     Ingest(ingest::Ingest),
+    Jobs(pipeline::jobs::Jobs),
     Passages(passages::Passages),
     Keyword(indexes::keyword::Keyword),
     Searchers(searchers::Searchers),
@@ -47,7 +52,9 @@ enum Command {
 async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Embed(embed) => indexes::embed::run(&embed).await,
+        Command::Floor(floor) => pipeline::floor::run(&floor).await,
         Command::Ingest(ingest) => ingest::run(&ingest).await,
+        Command::Jobs(jobs) => pipeline::jobs::run(&jobs).await,
         Command::Passages(passages) => passages::run(&passages),
         Command::Keyword(keyword) => indexes::keyword::run(&keyword).await,
         Command::Searchers(searchers) => searchers::run(&searchers).await,

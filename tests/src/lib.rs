@@ -9,6 +9,7 @@ mod events;
 mod process;
 mod receiver;
 mod server;
+mod shape;
 
 use std::{io::Write, path::PathBuf, time::Duration};
 
@@ -17,6 +18,7 @@ pub use events::{ServerEvent, Socket, Sse, SseItem};
 pub use process::{Output, binary, python_script, raglan};
 pub use receiver::{Receiver, Response, Webhook};
 pub use server::{Server, ServerOptions, merge};
+pub use shape::Shape;
 
 /// How long anything may take before a test gives up. Far beyond what is usual, so that a slow machine breaks no test.
 pub const BOUND: Duration = Duration::from_secs(150);

@@ -1,4 +1,4 @@
-//! A running `raglan serve`.
+//! A running Raglan: `raglan serve`, or the processes of the distributed shape.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -17,7 +17,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use crate::{Api, BOUND, Socket, eventually, process::is_setting};
+use crate::{
+    Api, BOUND, Socket, eventually,
+    process::is_setting,
+    shape::{Servers, Shape},
+};
 
 /// So much of a server's standard error is kept.
 const STDERR_KEPT: usize = 1 << 20;
@@ -29,6 +33,7 @@ pub struct ServerOptions {
     arguments: Vec<String>,
     env: Vec<(String, String)>,
     ready_within: Duration,
+    shape: Shape,
 }
 
 impl Default for ServerOptions {
@@ -56,6 +61,7 @@ impl Default for ServerOptions {
             arguments: Vec::new(),
             env: Vec::new(),
             ready_within: BOUND,
+            shape: Shape::of_this_run(),
         }
     }
 }
@@ -68,9 +74,17 @@ impl ServerOptions {
         self
     }
 
-    /// Adds an argument.
+    /// Everything in one process, whatever the shape of this run is: for what only that shape has.
+    #[must_use]
+    pub fn embedded(mut self) -> Self {
+        self.shape = Shape::Embedded;
+        self
+    }
+
+    /// Adds an argument of `raglan serve`.
     #[must_use]
     pub fn arg(mut self, argument: impl Into<String>) -> Self {
+        self.shape = Shape::Embedded;
         self.arguments.push(argument.into());
         self
     }
@@ -115,10 +129,13 @@ pub struct Server {
     folder: TempDir,
     stderr: Arc<Mutex<String>>,
     running: Option<Running>,
+    /// What the distributed shape has on its servers.
+    servers: Option<Servers>,
 }
 
 struct Running {
-    child: Child,
+    /// The one that serves the API comes first.
+    children: Vec<Child>,
     url: String,
 }
 
@@ -129,7 +146,11 @@ impl Server {
     /// Where it does not become ready; the message has what it wrote.
     pub async fn start(options: ServerOptions) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut server = Self { options, folder, stderr: Arc::default(), running: None };
+        let servers = match options.shape {
+            Shape::Embedded => None,
+            Shape::Distributed => Some(Servers::new()),
+        };
+        let mut server = Self { options, folder, stderr: Arc::default(), running: None, servers };
         server.spawn().await;
         server
     }
@@ -141,16 +162,54 @@ impl Server {
 
     async fn spawn(&mut self) {
         let config = self.config_file();
-        std::fs::write(&config, serde_json::to_string_pretty(&self.options.config).unwrap()).unwrap();
+        let mut settings = self.options.config.clone();
+        if let Some(servers) = &self.servers {
+            merge(&mut settings, servers.config());
+            // Where `raglan serve` keeps the one that it makes.
+            std::fs::create_dir_all(self.data_dir()).unwrap();
+            std::fs::write(self.data_dir().join("webhook-secret"), Servers::SIGNING_SECRET).unwrap();
+        }
+        std::fs::write(&config, serde_json::to_string_pretty(&settings).unwrap()).unwrap();
+        let commands: &[&[&str]] = match self.options.shape {
+            Shape::Embedded => &[&["serve", "--listen", "127.0.0.1:0"]],
+            Shape::Distributed => &[
+                &["api", "--listen", "127.0.0.1:0"],
+                &["worker", "retrieval", "generation", "ingestion", "webhook", "maintenance"],
+            ],
+        };
+        // Kept from the first on, so that they are killed even where they never become ready.
+        self.running = Some(Running { children: Vec::new(), url: String::new() });
+        let mut ready = Vec::new();
+        for command in commands {
+            ready.push(self.spawn_one(command));
+        }
+        let bound = self.options.ready_within;
+        for (process, ready) in ready.into_iter().enumerate() {
+            let Ok(said) = tokio::time::timeout(bound, ready).await else {
+                panic!("the server did not say `ready` within {bound:?}:\n{}", self.stderr())
+            };
+            let running = self.running.as_mut().unwrap();
+            match said {
+                Ok(said) if process == 0 => running.url = said,
+                Ok(_) => {}
+                Err(_) => {
+                    let status = running.children[process].wait().unwrap();
+                    panic!("the server ended before it was ready ({status}):\n{}", self.stderr());
+                }
+            }
+        }
+    }
+
+    /// Starts one process; what it says after `ready` comes back.
+    fn spawn_one(&mut self, arguments: &[&str]) -> oneshot::Receiver<String> {
         let mut command = Command::new(crate::binary());
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name)) {
             command.env_remove(name);
         }
         command
-            .arg("serve")
-            .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
             .arg("--config")
-            .arg(&config)
+            .arg(self.config_file())
             .arg("--data-dir")
             .arg(self.data_dir())
             .args(&self.options.arguments)
@@ -166,30 +225,18 @@ impl Server {
         thread::spawn(move || {
             let mut tell = Some(tell);
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if let Some(url) = line.strip_prefix("ready ")
+                if let Some(said) = line.strip_prefix("ready ")
                     && let Some(tell) = tell.take()
                 {
-                    let _ = tell.send(url.to_owned());
+                    let _ = tell.send(said.to_owned());
                 }
             }
         });
         let stderr = child.stderr.take().unwrap();
         let kept = self.stderr.clone();
         thread::spawn(move || keep(stderr, &kept));
-        // Kept from here on, so that it is killed even where it never becomes ready.
-        self.running = Some(Running { child, url: String::new() });
-        let bound = self.options.ready_within;
-        let Ok(url) = tokio::time::timeout(bound, ready).await else {
-            panic!("the server did not say `ready` within {bound:?}")
-        };
-        let running = self.running.as_mut().unwrap();
-        match url {
-            Ok(url) => running.url = url,
-            Err(_) => {
-                let status = running.child.wait().unwrap();
-                panic!("the server ended before it was ready ({status}):\n{}", self.stderr());
-            }
-        }
+        self.running.as_mut().unwrap().children.push(child);
+        ready
     }
 
     /// Its configuration file.
@@ -219,13 +266,13 @@ impl Server {
         &self.running.as_ref().expect("the server does not run").url
     }
 
-    /// Its process id.
+    /// The id of the process that serves the API.
     ///
     /// # Panics
     /// Where it does not run.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.running.as_ref().expect("the server does not run").child.id()
+        self.running.as_ref().expect("the server does not run").children[0].id()
     }
 
     /// A client without a key.
@@ -251,7 +298,7 @@ impl Server {
         self.stderr.lock().unwrap().clone()
     }
 
-    /// The memory that the process holds now, in bytes; none where the system does not tell.
+    /// The memory that the process of the API holds now, in bytes; none where the system does not tell.
     #[must_use]
     pub fn resident_bytes(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
@@ -265,8 +312,12 @@ impl Server {
     /// Where it does not run.
     pub fn kill9(&mut self) {
         let mut running = self.running.take().expect("the server does not run");
-        running.child.kill().unwrap();
-        running.child.wait().unwrap();
+        for child in &mut running.children {
+            child.kill().unwrap();
+        }
+        for child in &mut running.children {
+            child.wait().unwrap();
+        }
     }
 
     /// SIGTERM, and waits until the process has ended.
@@ -280,19 +331,22 @@ impl Server {
     /// # Panics
     /// Where it does not run.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.pid()).unwrap();
-        kill(Pid::from_raw(pid), signal).unwrap();
+        for child in &self.running.as_ref().expect("the server does not run").children {
+            kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+        }
     }
 
-    /// Waits until the process has ended.
+    /// Waits until all its processes have ended; the status is of the first that did not end well, else of the one that serves the API.
     ///
     /// # Panics
     /// Where it does not run, or does not end.
     pub async fn ended(&mut self) -> ExitStatus {
-        let child = &mut self.running.as_mut().expect("the server does not run").child;
-        let status = eventually("the server's end", async || child.try_wait().unwrap()).await;
+        let mut statuses = Vec::new();
+        for child in &mut self.running.as_mut().expect("the server does not run").children {
+            statuses.push(eventually("the server's end", async || child.try_wait().unwrap()).await);
+        }
         self.running = None;
-        status
+        statuses.iter().copied().find(|status| !status.success()).unwrap_or(statuses[0])
     }
 
     /// Starts it again on the same data, on another port. It must not run.
@@ -313,9 +367,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            let _ = running.child.kill();
-            let _ = running.child.wait();
+        for mut child in self.running.take().into_iter().flat_map(|running| running.children) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if self.servers.is_some() {
+            crate::shape::clear(&self.config_file(), self.folder.path());
         }
         if thread::panicking() {
             println!("--- the server's standard error ---\n{}", self.stderr());

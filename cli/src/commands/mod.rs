@@ -3,6 +3,7 @@
 pub mod api;
 pub mod ask;
 pub mod check;
+pub mod destroy;
 pub mod eval;
 pub mod health;
 pub mod ingest;

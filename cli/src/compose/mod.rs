@@ -10,7 +10,7 @@ mod models;
 mod secrets;
 
 pub use core::Metrics;
-pub use distributed::{Distributed, DistributedParts, Problems, migrate};
+pub use distributed::{Distributed, DistributedParts, Problems, destroy, migrate};
 pub use embedded::{Embedded, EmbeddedParts};
 pub use folder::lock;
 pub use models::{Models, embedding_model};

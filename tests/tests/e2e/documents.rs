@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use raglan_tests::{Api, eventually};
+use raglan_tests::{Api, Shape, eventually};
 use serde_json::{Value, json};
 
 use crate::corpus::{QUESTION, found, handbook, server};
@@ -325,7 +325,10 @@ async fn documents_survive_a_crash_and_are_not_embedded_again() {
     assert_eq!(count(&again, "embedded"), 0);
     // The indexes may be thrown away: they are made anew from the store.
     server.kill9();
-    let index = server.data_dir().join("index");
+    let index = server.data_dir().join(match Shape::of_this_run() {
+        Shape::Embedded => "index",
+        Shape::Distributed => "replicas",
+    });
     std::fs::remove_dir_all(&index).unwrap_or_else(|error| panic!("{}: {error}", index.display()));
     server.restart().await;
     let api = server.api();

@@ -180,7 +180,7 @@ async fn everything_that_is_wrong_with_the_configuration_is_told_at_once() {
 
 #[tokio::test]
 async fn a_file_or_an_address_that_cannot_be_had_is_told() {
-    let server = Server::plain().await;
+    let server = Server::start(ServerOptions::default().embedded()).await;
     let folder = server.folder();
     let missing = raglan(folder, &[], &["serve", "--config", "nowhere.yaml"]).await.expect_code(2);
     assert!(missing.stderr.contains("nowhere.yaml"), "{missing:#?}");
