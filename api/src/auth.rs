@@ -1,6 +1,6 @@
 //! Who calls: keys, single-use tickets, and what stands in for both while authentication is off.
 
-use std::{collections::HashMap, net::IpAddr, sync::Mutex, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, Request, State},
@@ -9,10 +9,13 @@ use axum::{
     response::Response,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use raglan_pipeline::domain::Tenant;
+use bytes::Bytes;
+use raglan_pipeline::{
+    domain::Tenant,
+    ports::{Cache, Namespace, PortResult},
+};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tokio::time::Instant;
 use url::form_urlencoded;
 
 use crate::{
@@ -45,12 +48,12 @@ pub(crate) async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> ApiResult<Response> {
-    let caller = identify(&state, request.headers(), request.uri())?;
+    let caller = identify(&state, request.headers(), request.uri()).await?;
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
 }
 
-fn identify(state: &ApiState, headers: &HeaderMap, uri: &Uri) -> ApiResult<Caller> {
+async fn identify(state: &ApiState, headers: &HeaderMap, uri: &Uri) -> ApiResult<Caller> {
     if state.settings.keys.is_empty() {
         return Ok(Caller { tenant: Tenant::default() });
     }
@@ -70,7 +73,7 @@ fn identify(state: &ApiState, headers: &HeaderMap, uri: &Uri) -> ApiResult<Calle
     if uri.path().ends_with("/ws")
         && let Some(ticket) = query_value(uri, "ticket")
     {
-        return state.tickets.redeem(&ticket).ok_or_else(|| {
+        return state.tickets.redeem(&ticket).await?.ok_or_else(|| {
             Problem::new(
                 StatusCode::UNAUTHORIZED,
                 "invalid_ticket",
@@ -192,71 +195,41 @@ fn is_loopback(host: &str) -> bool {
         || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Tickets that were given out and not used: a page exchanges its key for one, and opens a WebSocket with it.
+/// Tickets that were given out and not used: a page exchanges its key for one, and opens a WebSocket with it, on whichever replica answers.
 pub(crate) struct Tickets {
-    most: usize,
-    /// By hash, so that looking one up tells nothing about the others.
-    open: Mutex<HashMap<[u8; 32], (Caller, Instant)>>,
+    cache: Arc<dyn Cache>,
 }
 
 impl Tickets {
-    pub(crate) fn new(most: usize) -> Self {
-        Self { most, open: Mutex::new(HashMap::new()) }
+    pub(crate) fn new(cache: Arc<dyn Cache>) -> Self {
+        Self { cache }
     }
 
-    /// A new ticket for this caller. None while too many are open.
-    pub(crate) fn issue(&self, caller: Caller) -> Option<String> {
+    /// A new ticket for this caller.
+    pub(crate) async fn issue(&self, caller: &Caller) -> PortResult<String> {
         let ticket = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
-        let now = Instant::now();
-        let mut open = self.lock();
-        if open.len() >= self.most {
-            open.retain(|_, (_, until)| *until > now);
-        }
-        if open.len() >= self.most {
-            return None;
-        }
-        open.insert(Self::hash(&ticket), (caller, now + TICKET_LIFE));
-        Some(ticket)
+        let tenant = Bytes::copy_from_slice(caller.tenant.as_str().as_bytes());
+        self.cache.put(Namespace::Tickets, &Self::key(&ticket), tenant, TICKET_LIFE).await?;
+        Ok(ticket)
     }
 
     /// Whose ticket this is. It is used up.
-    fn redeem(&self, ticket: &str) -> Option<Caller> {
-        let (caller, until) = self.lock().remove(&Self::hash(ticket))?;
-        (until > Instant::now()).then_some(caller)
+    async fn redeem(&self, ticket: &str) -> PortResult<Option<Caller>> {
+        let tenant = self.cache.take(Namespace::Tickets, &Self::key(ticket)).await?;
+        Ok(tenant
+            .and_then(|bytes| Tenant::new(std::str::from_utf8(&bytes).ok()?).ok())
+            .map(|tenant| Caller { tenant }))
     }
 
-    fn hash(ticket: &str) -> [u8; 32] {
-        Sha256::digest(ticket.as_bytes()).into()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], (Caller, Instant)>> {
-        // The map is whole after every statement under the lock, a panic included.
-        self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Kept by hash, so that whoever sees the keys of the cache can open nothing.
+    fn key(ticket: &str) -> String {
+        URL_SAFE_NO_PAD.encode(Sha256::digest(ticket.as_bytes()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn caller() -> Caller {
-        Caller { tenant: Tenant::default() }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_ticket_opens_once_and_for_thirty_seconds() {
-        let tickets = Tickets::new(2);
-        let (first, second) = (tickets.issue(caller()).unwrap(), tickets.issue(caller()).unwrap());
-        assert_eq!(tickets.issue(caller()), None, "bounded");
-        assert_eq!(tickets.redeem(&first), Some(caller()));
-        assert_eq!(tickets.redeem(&first), None, "single use");
-        tokio::time::advance(TICKET_LIFE + Duration::from_millis(1)).await;
-        assert_eq!(tickets.redeem(&second), None, "too old");
-        tickets.issue(caller()).unwrap();
-        tickets.issue(caller()).unwrap();
-        tokio::time::advance(TICKET_LIFE + Duration::from_millis(1)).await;
-        assert!(tickets.issue(caller()).is_some(), "old ones make room");
-    }
 
     #[test]
     fn loopback_names() {

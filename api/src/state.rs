@@ -128,8 +128,6 @@ pub struct Limits {
     pub body_idle: Duration,
     /// How many requests with documents are read at once; each holds its documents in memory.
     pub ingests: usize,
-    /// How many tickets are open at once.
-    pub tickets: usize,
 }
 
 impl Default for Limits {
@@ -148,7 +146,6 @@ impl Default for Limits {
             wait: Duration::from_secs(60),
             body_idle: Duration::from_secs(30),
             ingests: 8,
-            tickets: 10_000,
         }
     }
 }
@@ -256,7 +253,7 @@ impl ApiState {
     pub(crate) fn new(parts: ApiParts) -> Self {
         let sockets = Arc::new(Semaphore::new(parts.settings.streams.sockets.min(Semaphore::MAX_PERMITS)));
         let ingests = Arc::new(Semaphore::new(parts.settings.limits.ingests.min(Semaphore::MAX_PERMITS)));
-        let tickets = Tickets::new(parts.settings.limits.tickets);
+        let tickets = Tickets::new(parts.lifecycle.cache.clone());
         Self(Arc::new(Shared { parts, tickets, sockets, ingests }))
     }
 

@@ -1,7 +1,5 @@
 //! `POST /v1/tickets`: a way in for browsers, which can set no header on a WebSocket.
 
-use std::time::Duration;
-
 use axum::{Json, extract::State, http::StatusCode};
 use chrono::{DateTime, Utc};
 use raglan_pipeline::{domain::now, submit::delta};
@@ -10,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::{
     auth::{Caller, TICKET_LIFE},
-    error::{ApiResult, Problem},
+    error::ApiResult,
     openapi::Overloaded,
     state::ApiState,
 };
@@ -38,12 +36,6 @@ pub(crate) async fn create_ticket(
     State(state): State<ApiState>,
     caller: Caller,
 ) -> ApiResult<(StatusCode, Json<TicketView>)> {
-    let ticket = state.tickets.issue(caller).ok_or_else(|| {
-        Problem::unavailable(
-            "too_many_tickets",
-            "too many tickets are open; try again",
-            Duration::from_secs(5),
-        )
-    })?;
+    let ticket = state.tickets.issue(&caller).await?;
     Ok((StatusCode::CREATED, Json(TicketView { ticket, expires_at: now() + delta(TICKET_LIFE) })))
 }

@@ -289,6 +289,10 @@ impl Cache for Values {
         Ok(())
     }
 
+    async fn take(&self, namespace: Namespace, key: &str) -> PortResult<Option<Bytes>> {
+        Ok(self.0.lock().unwrap().remove(&format!("{}/{key}", namespace.as_str())))
+    }
+
     async fn remove(&self, namespace: Namespace, key: &str) -> PortResult<()> {
         self.0.lock().unwrap().remove(&format!("{}/{key}", namespace.as_str()));
         Ok(())

@@ -100,6 +100,10 @@ impl Cache for InProcessCache {
         Ok(())
     }
 
+    async fn take(&self, namespace: Namespace, key: &str) -> PortResult<Option<Bytes>> {
+        Ok(self.entries.remove(&Key::new(namespace, key)).await.map(|entry| entry.value))
+    }
+
     async fn remove(&self, namespace: Namespace, key: &str) -> PortResult<()> {
         self.entries.invalidate(&Key::new(namespace, key)).await;
         Ok(())

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use crate::ports::{Cache, Namespace};
 
 const HOUR: Duration = Duration::from_secs(3_600);
-const ALL: [Namespace; 3] = [Namespace::Passages, Namespace::Answers, Namespace::QueryVectors];
+const ALL: [Namespace; 4] =
+    [Namespace::Passages, Namespace::Answers, Namespace::QueryVectors, Namespace::Tickets];
 
 /// Runs the whole suite; `fresh` makes an empty cache of at least 16 MiB that shares nothing with those before.
 pub async fn run_all<F, C>(fresh: F)
@@ -18,6 +19,7 @@ where
     a_value_is_there_once_it_was_put(fresh().await).await;
     what_was_never_put_is_not_there(fresh().await).await;
     a_removed_value_is_gone(fresh().await).await;
+    a_value_is_taken_once(fresh().await).await;
     namespaces_are_apart(fresh().await).await;
     putting_again_replaces_value_and_time_to_live(fresh().await).await;
     no_value_outlives_its_time(fresh().await).await;
@@ -45,6 +47,19 @@ pub async fn a_removed_value_is_gone(cache: Arc<dyn Cache>) {
     cache.remove(Namespace::Answers, "goes").await.unwrap();
     assert_eq!(cache.get(Namespace::Answers, "goes").await.unwrap(), None);
     assert!(cache.get(Namespace::Answers, "stays").await.unwrap().is_some());
+}
+
+pub async fn a_value_is_taken_once(cache: Arc<dyn Cache>) {
+    assert_eq!(cache.take(Namespace::Tickets, "nothing").await.unwrap(), None);
+    cache.put(Namespace::Tickets, "one", Bytes::from_static(b"mine"), HOUR).await.unwrap();
+    let takers = (0..8).map(|_| {
+        let cache = Arc::clone(&cache);
+        tokio::spawn(async move { cache.take(Namespace::Tickets, "one").await.unwrap() })
+    });
+    let got: Vec<Bytes> =
+        futures::future::join_all(takers).await.into_iter().filter_map(Result::unwrap).collect();
+    assert_eq!(got, [&b"mine"[..]]);
+    assert_eq!(cache.get(Namespace::Tickets, "one").await.unwrap(), None);
 }
 
 pub async fn namespaces_are_apart(cache: Arc<dyn Cache>) {
@@ -78,7 +93,7 @@ pub async fn no_value_outlives_its_time(cache: Arc<dyn Cache>) {
     }
     tokio::time::sleep(ttl).await;
     for namespace in ALL {
-        assert_eq!(cache.get(namespace, "brief").await.unwrap(), None, "{namespace:?}");
+        assert_eq!(cache.take(namespace, "brief").await.unwrap(), None, "{namespace:?}");
         assert!(cache.get(namespace, "lasting").await.unwrap().is_some(), "{namespace:?}");
     }
 }

@@ -284,6 +284,11 @@ impl Cache for FaultyCache {
         self.inner.put(namespace, key, value, ttl).await
     }
 
+    async fn take(&self, namespace: Namespace, key: &str) -> PortResult<Option<Bytes>> {
+        self.faults.pass().await?;
+        self.inner.take(namespace, key).await
+    }
+
     async fn remove(&self, namespace: Namespace, key: &str) -> PortResult<()> {
         self.faults.pass().await?;
         self.inner.remove(namespace, key).await

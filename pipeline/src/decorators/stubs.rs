@@ -123,6 +123,10 @@ impl Cache for StubCache {
         Ok(())
     }
 
+    async fn take(&self, _: Namespace, _: &str) -> PortResult<Option<Bytes>> {
+        Ok(Some(Bytes::new()))
+    }
+
     async fn remove(&self, _: Namespace, _: &str) -> PortResult<()> {
         Ok(())
     }

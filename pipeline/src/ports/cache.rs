@@ -14,6 +14,8 @@ pub enum Namespace {
     Answers,
     /// Vectors of questions.
     QueryVectors,
+    /// Tickets that open a WebSocket, each once.
+    Tickets,
 }
 
 impl Namespace {
@@ -24,6 +26,7 @@ impl Namespace {
             Self::Passages => "passages",
             Self::Answers => "answers",
             Self::QueryVectors => "query-vectors",
+            Self::Tickets => "tickets",
         }
     }
 }
@@ -33,6 +36,7 @@ impl Namespace {
 /// **Contract**
 /// - A value is there from [`put`](Self::put) until its TTL at the longest, and never after it; it may go earlier.
 /// - Namespaces are apart.
+/// - Of two calls of [`take`](Self::take) at once, on whatever replica, one gets the value.
 /// - Callers treat an error as a miss: a cache that is down makes a job slower, never wrong.
 #[async_trait]
 pub trait Cache: Send + Sync {
@@ -41,6 +45,9 @@ pub trait Cache: Send + Sync {
 
     /// Stores a value for at most `ttl`.
     async fn put(&self, namespace: Namespace, key: &str, value: Bytes, ttl: Duration) -> PortResult<()>;
+
+    /// The value, or none; it is removed.
+    async fn take(&self, namespace: Namespace, key: &str) -> PortResult<Option<Bytes>>;
 
     /// Removes a value.
     async fn remove(&self, namespace: Namespace, key: &str) -> PortResult<()>;

@@ -16,6 +16,7 @@ use raglan_backends::{
     webhook_sender::{HttpWebhookSender, SenderSettings},
 };
 use raglan_pipeline::{
+    decorators::depth::RememberedDepth,
     lifecycle::Lifecycle,
     ports::{Coordination, DocumentStore},
     replication::{Fleet, Replication, report},
@@ -39,6 +40,9 @@ use super::{
     indexes::Indexes,
 };
 use crate::config::Config;
+
+/// How old the depth of a queue may be when a job is let in by it: asking RabbitMQ costs round trips.
+const DEPTH_FRESH: Duration = Duration::from_millis(250);
 
 /// What the caller brings.
 pub struct DistributedParts {
@@ -218,7 +222,7 @@ fn lifecycle(config: &Config, servers: &Servers) -> Lifecycle {
     Lifecycle {
         jobs: Arc::new(PostgresJobStore::new(servers.postgres.clone(), retention)),
         deliveries: Arc::new(PostgresDeliveryStore::new(servers.postgres.clone())),
-        broker: servers.broker.clone(),
+        broker: RememberedDepth::new(servers.broker.clone(), DEPTH_FRESH),
         events: Arc::new(RedisEventLog::new(
             servers.redis.clone(),
             RedisEventLogSettings {
