@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_stream::stream;
 use futures::{Stream, StreamExt, stream::BoxStream};
 use serde_json::Value;
+use tokio::time::{Instant, interval_at};
 use tracing::warn;
 
 use crate::{
@@ -34,14 +35,25 @@ impl Follow {
     /// The events of a job after `after`, ending with its final event.
     ///
     /// Numbers are strictly increasing. What the log no longer has is replaced by a `stream.snapshot`; a final event that was lost is made
-    /// anew from the store. A reader that has had the final event already gets an empty stream.
+    /// anew from the store. A reader that has had the final event already gets an empty stream. While the log cannot be had, the store alone tells: a snapshot now,
+    /// and the end within [`RECHECK`] of it.
     pub async fn follow(&self, id: JobId, after: u64) -> PortResult<BoxStream<'static, Event>> {
         // First listen, then look: what happens between the two is heard.
-        let live = self.events.follow(id, after).await?;
+        let live = match self.events.follow(id, after).await {
+            Ok(live) => Some(live),
+            Err(error) if error.is_transient() => {
+                warn!(job_id = %id, %error, "events cannot be followed; following the store alone");
+                None
+            }
+            Err(error) => return Err(error),
+        };
         let Some(job) = self.jobs.get(id).await? else {
             return Ok(futures::stream::empty().boxed());
         };
-        let kept = self.events.read(id).await?;
+        let kept = match &live {
+            Some(_) => self.events.read(id).await.unwrap_or_default(),
+            None => Vec::new(),
+        };
         if kept.last().is_some_and(|last| last.kind.is_final() && last.seq <= after) {
             return Ok(futures::stream::empty().boxed());
         }
@@ -52,7 +64,7 @@ impl Follow {
         self,
         job: Job,
         after: u64,
-        mut live: BoxStream<'static, Followed>,
+        live: Option<BoxStream<'static, Followed>>,
     ) -> impl Stream<Item = Event> + Send + 'static {
         stream! {
             let id = job.id;
@@ -63,7 +75,18 @@ impl Follow {
                 yield self.snapshot(&job, last).await;
             }
             let mut ended_at_last_look = false;
-            let mut recheck = tokio::time::interval(RECHECK);
+            // A job that has ended before is told of at once where the log cannot.
+            let told_by_log = live.is_some() && !job.status.is_final();
+            let first_look = if told_by_log { RECHECK } else { Duration::ZERO };
+            let mut recheck = interval_at(Instant::now() + first_look, RECHECK);
+            let mut live = match live {
+                Some(live) => live,
+                None => {
+                    last = last.max(job.event_floor()) + 1;
+                    yield self.snapshot(&job, last).await;
+                    futures::stream::pending().boxed()
+                }
+            };
             loop {
                 tokio::select! {
                     biased;
