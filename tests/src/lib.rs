@@ -6,7 +6,9 @@
 
 mod api;
 mod events;
+mod own_servers;
 mod process;
+mod proxy;
 mod receiver;
 mod server;
 mod shape;
@@ -17,8 +19,10 @@ pub use api::{Api, Reply, is_final};
 pub use events::{ServerEvent, Socket, Sse, SseItem};
 pub use process::{Output, binary, python_script, raglan};
 pub use receiver::{Receiver, Response, Webhook};
-pub use server::{Server, ServerOptions, merge};
-pub use shape::Shape;
+pub use own_servers::OwnServers;
+pub use proxy::{Proxy, Traffic};
+pub use server::{ROLES, Server, ServerOptions, merge};
+pub use shape::{Addresses, Shape};
 
 /// How long anything may take before a test gives up. Far beyond what is usual, so that a slow machine breaks no test.
 pub const BOUND: Duration = Duration::from_secs(150);

@@ -20,8 +20,11 @@ use tokio::sync::oneshot;
 use crate::{
     Api, BOUND, Socket, eventually,
     process::is_setting,
-    shape::{Servers, Shape},
+    shape::{Addresses, Servers, Shape},
 };
+
+/// The processes of the distributed shape, where each role has one.
+pub const ROLES: [&str; 6] = ["api", "retrieval", "generation", "ingestion", "webhook", "maintenance"];
 
 /// So much of a server's standard error is kept.
 const STDERR_KEPT: usize = 1 << 20;
@@ -34,6 +37,9 @@ pub struct ServerOptions {
     env: Vec<(String, String)>,
     ready_within: Duration,
     shape: Shape,
+    /// A process for each role of the distributed shape.
+    apart: bool,
+    addresses: Addresses,
 }
 
 impl Default for ServerOptions {
@@ -62,6 +68,8 @@ impl Default for ServerOptions {
             env: Vec::new(),
             ready_within: BOUND,
             shape: Shape::of_this_run(),
+            apart: false,
+            addresses: Addresses::default(),
         }
     }
 }
@@ -78,6 +86,13 @@ impl ServerOptions {
     #[must_use]
     pub fn embedded(mut self) -> Self {
         self.shape = Shape::Embedded;
+        self
+    }
+
+    /// The distributed shape over these servers, with a process for each role (see [`ROLES`]).
+    #[must_use]
+    pub fn apart(mut self, addresses: Addresses) -> Self {
+        (self.shape, self.apart, self.addresses) = (Shape::Distributed, true, addresses);
         self
     }
 
@@ -148,7 +163,7 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let servers = match options.shape {
             Shape::Embedded => None,
-            Shape::Distributed => Some(Servers::new()),
+            Shape::Distributed => Some(Servers::new(options.addresses.clone())),
         };
         let mut server = Self { options, folder, stderr: Arc::default(), running: None, servers };
         server.spawn().await;
@@ -170,38 +185,77 @@ impl Server {
             std::fs::write(self.data_dir().join("webhook-secret"), Servers::SIGNING_SECRET).unwrap();
         }
         std::fs::write(&config, serde_json::to_string_pretty(&settings).unwrap()).unwrap();
-        let commands: &[&[&str]] = match self.options.shape {
+        // Kept from the first on, so that they are killed even where they never become ready.
+        self.running = Some(Running { children: Vec::new(), url: String::new() });
+        let mut ready = Vec::new();
+        for command in self.commands() {
+            let (child, said) = self.spawn_one(command);
+            self.running.as_mut().unwrap().children.push(child);
+            ready.push(said);
+        }
+        for (process, ready) in ready.into_iter().enumerate() {
+            self.ready(process, ready).await;
+        }
+    }
+
+    /// The command line of each process.
+    fn commands(&self) -> &'static [&'static [&'static str]] {
+        match self.options.shape {
             Shape::Embedded => &[&["serve", "--listen", "127.0.0.1:0"]],
+            Shape::Distributed if self.options.apart => &[
+                &["api", "--listen", "127.0.0.1:0"],
+                &["worker", "retrieval"],
+                &["worker", "generation"],
+                &["worker", "ingestion"],
+                &["worker", "webhook"],
+                &["worker", "maintenance"],
+            ],
             Shape::Distributed => &[
                 &["api", "--listen", "127.0.0.1:0"],
                 &["worker", "retrieval", "generation", "ingestion", "webhook", "maintenance"],
             ],
-        };
-        // Kept from the first on, so that they are killed even where they never become ready.
-        self.running = Some(Running { children: Vec::new(), url: String::new() });
-        let mut ready = Vec::new();
-        for command in commands {
-            ready.push(self.spawn_one(command));
         }
+    }
+
+    /// Waits until a process says that it is ready.
+    async fn ready(&mut self, process: usize, ready: oneshot::Receiver<String>) {
         let bound = self.options.ready_within;
-        for (process, ready) in ready.into_iter().enumerate() {
-            let Ok(said) = tokio::time::timeout(bound, ready).await else {
-                panic!("the server did not say `ready` within {bound:?}:\n{}", self.stderr())
-            };
-            let running = self.running.as_mut().unwrap();
-            match said {
-                Ok(said) if process == 0 => running.url = said,
-                Ok(_) => {}
-                Err(_) => {
-                    let status = running.children[process].wait().unwrap();
-                    panic!("the server ended before it was ready ({status}):\n{}", self.stderr());
-                }
+        let Ok(said) = tokio::time::timeout(bound, ready).await else {
+            panic!("the server did not say `ready` within {bound:?}:\n{}", self.stderr())
+        };
+        let running = self.running.as_mut().unwrap();
+        match said {
+            Ok(said) if process == 0 => running.url = said,
+            Ok(_) => {}
+            Err(_) => {
+                let status = running.children[process].wait().unwrap();
+                panic!("the server ended before it was ready ({status}):\n{}", self.stderr());
             }
         }
     }
 
+    /// SIGKILL of one process (the number of its role in [`ROLES`]).
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn kill_one(&mut self, process: usize) {
+        let child = &mut self.running.as_mut().expect("the server does not run").children[process];
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Starts a process again that was killed, and waits until it is ready.
+    ///
+    /// # Panics
+    /// Where it does not become ready.
+    pub async fn restart_one(&mut self, process: usize) {
+        let (child, ready) = self.spawn_one(self.commands()[process]);
+        self.running.as_mut().expect("the server does not run").children[process] = child;
+        self.ready(process, ready).await;
+    }
+
     /// Starts one process; what it says after `ready` comes back.
-    fn spawn_one(&mut self, arguments: &[&str]) -> oneshot::Receiver<String> {
+    fn spawn_one(&self, arguments: &[&str]) -> (Child, oneshot::Receiver<String>) {
         let mut command = Command::new(crate::binary());
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name)) {
             command.env_remove(name);
@@ -235,8 +289,7 @@ impl Server {
         let stderr = child.stderr.take().unwrap();
         let kept = self.stderr.clone();
         thread::spawn(move || keep(stderr, &kept));
-        self.running.as_mut().unwrap().children.push(child);
-        ready
+        (child, ready)
     }
 
     /// Its configuration file.

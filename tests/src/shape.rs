@@ -28,40 +28,54 @@ impl Shape {
     }
 }
 
+/// Where the servers are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// PostgreSQL.
+    pub postgres: String,
+    /// RabbitMQ.
+    pub amqp: String,
+    /// Redis.
+    pub redis: String,
+}
+
+impl Default for Addresses {
+    /// What the variables of `scripts/services` say, else the usual places on this machine.
+    fn default() -> Self {
+        let address =
+            |variable: &str, usual: &str| std::env::var(variable).unwrap_or_else(|_| usual.to_owned());
+        Self {
+            postgres: address("RAGLAN_TEST_POSTGRES_URL", "postgres://postgres@127.0.0.1:5432/postgres"),
+            amqp: address("RAGLAN_TEST_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f"),
+            redis: address("RAGLAN_TEST_REDIS_URL", "redis://127.0.0.1:6379"),
+        }
+    }
+}
+
 /// What one test has on the servers: a schema, queues and keys of its own.
 #[derive(Debug)]
 pub(crate) struct Servers {
     name: String,
+    addresses: Addresses,
 }
 
 impl Servers {
     /// Signs webhooks.
     pub(crate) const SIGNING_SECRET: &str = "whsec_dGVzdHMgc2lnbiB3aXRoIHRoaXMgc2VjcmV0";
 
-    /// Names that nobody else has.
-    pub(crate) fn new() -> Self {
-        Self { name: format!("test_{}", uuid::Uuid::new_v4().simple()) }
+    /// Names that nobody else has, on these servers.
+    pub(crate) fn new(addresses: Addresses) -> Self {
+        Self { name: format!("test_{}", uuid::Uuid::new_v4().simple()), addresses }
     }
 
     /// The settings that lead to them.
     pub(crate) fn config(&self) -> Value {
-        let address = |variable: &str, usual: &str| std::env::var(variable).unwrap_or_else(|_| usual.to_owned());
+        let Addresses { postgres, amqp, redis } = &self.addresses;
         json!({
-            "postgres": {
-                "url": address("RAGLAN_TEST_POSTGRES_URL", "postgres://postgres@127.0.0.1:5432/postgres"),
-                "schema": self.name,
-                "connections": 4,
-            },
-            "rabbitmq": {
-                "url": address("RAGLAN_TEST_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f"),
-                "prefix": self.name,
-                // Each lane is four times three queues to declare; what lanes are for is tested with the broker.
-                "lanes": 1,
-            },
-            "redis": {
-                "url": address("RAGLAN_TEST_REDIS_URL", "redis://127.0.0.1:6379"),
-                "prefix": self.name,
-            },
+            "postgres": {"url": postgres, "schema": self.name, "connections": 4},
+            // Each lane is four times three queues to declare; what lanes are for is tested with the broker.
+            "rabbitmq": {"url": amqp, "prefix": self.name, "lanes": 1},
+            "redis": {"url": redis, "prefix": self.name},
             "webhooks": {"signing_secrets": [Self::SIGNING_SECRET]},
         })
     }

@@ -30,6 +30,10 @@ impl Client {
         let url = self.address.borrow().clone()?;
         let response = build(&self.http, &url).send().await.ok()?;
         let status = response.status();
+        // Another server that it needs is away; it says so, and asks to be tried again.
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            return None;
+        }
         let body = response.bytes().await.ok()?;
         let body =
             serde_json::from_slice(&body).unwrap_or_else(|error| panic!("{status}: {error}: {body:?}"));
