@@ -221,7 +221,7 @@ pub struct Postgres {
 pub struct RabbitMq {
     pub url: Option<Secret>,
     pub prefix: String,
-    pub lanes: u8,
+    pub lanes: u16,
 }
 
 #[derive(Debug, Clone, Deserialize)]

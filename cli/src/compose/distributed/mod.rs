@@ -7,12 +7,16 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::bail;
 use raglan_backends::{
+    broker::RabbitMqBroker,
     cache::RedisCache,
     coordination::PostgresCoordination,
+    database::PostgresDatabase,
     delivery_store::PostgresDeliveryStore,
     document_store::PostgresDocumentStore,
     event_log::{RedisEventLog, RedisEventLogSettings},
     job_store::PostgresJobStore,
+    redis_client::RedisClient,
+    vector_index::qdrant::{QdrantIndex, QdrantSettings},
     webhook_sender::{HttpWebhookSender, SenderSettings},
 };
 use raglan_pipeline::{
@@ -29,7 +33,7 @@ use uuid::Uuid;
 
 pub use self::servers::Problems;
 use self::{
-    servers::{Servers, connect, postgres_settings},
+    servers::{Servers, connect, postgres_settings, rabbitmq_settings, redis_settings},
     vectors::{Vectors, vectors},
 };
 use super::{
@@ -183,12 +187,28 @@ impl Distributed {
 
 /// Brings the tables up to date.
 pub async fn migrate(config: &Config) -> anyhow::Result<()> {
-    let settings = postgres_settings(&config.postgres)
-        .map_err(|problem| Problems(vec![format!("postgres{problem}")]))?;
-    let database = raglan_backends::database::PostgresDatabase::connect(&settings).await?;
-    database.migrate().await?;
-    database.close().await;
-    Ok(())
+    let settings = problem("postgres", postgres_settings(&config.postgres))?;
+    Ok(PostgresDatabase::migrate(&settings).await?)
+}
+
+/// Removes everything that the processes of this configuration keep on the servers.
+pub async fn destroy(config: &Config) -> anyhow::Result<()> {
+    let postgres = problem("postgres", postgres_settings(&config.postgres))?;
+    let rabbitmq = problem("rabbitmq", rabbitmq_settings(config))?;
+    let redis = problem("redis", redis_settings(&config.redis))?;
+    RabbitMqBroker::remove_queues(&rabbitmq).await?;
+    RedisClient::new(&redis)?.remove_keys().await?;
+    if let Some(url) = &config.qdrant.url {
+        let mut settings = QdrantSettings::new(url.clone(), String::new(), 0);
+        settings.api_key.clone_from(&config.qdrant.api_key);
+        settings.name.clone_from(&config.qdrant.name);
+        QdrantIndex::remove_collections(&settings).await?;
+    }
+    Ok(PostgresDatabase::drop_schema(&postgres).await?)
+}
+
+fn problem<T>(section: &str, settings: Result<T, String>) -> Result<T, Problems> {
+    settings.map_err(|problem| Problems(vec![format!("{section}{problem}")]))
 }
 
 /// All problems of the start in one report.
@@ -223,14 +243,14 @@ fn lifecycle(config: &Config, servers: &Servers) -> Lifecycle {
         jobs: Arc::new(PostgresJobStore::new(servers.postgres.clone(), retention)),
         deliveries: Arc::new(PostgresDeliveryStore::new(servers.postgres.clone())),
         broker: RememberedDepth::new(servers.broker.clone(), DEPTH_FRESH),
-        events: Arc::new(RedisEventLog::new(
+        events: RedisEventLog::new(
             servers.redis.clone(),
             RedisEventLogSettings {
                 ttl: Duration::from_secs(config.jobs.events_ttl_s),
                 ..RedisEventLogSettings::default()
             },
-        )),
-        cache: Arc::new(RedisCache::new(servers.redis.clone())),
+        ),
+        cache: RedisCache::new(servers.redis.clone()),
         blobs: servers.blobs.clone(),
         views: Views::new(config.server.public_url.clone()),
         settings: core::lifecycle_settings(&config.jobs),
@@ -246,7 +266,7 @@ fn probes(servers: &Servers, vectors: &Vectors) -> Vec<Probe> {
         }),
         Probe::new("redis", move || {
             let redis = redis.clone();
-            async move { redis.check().await }
+            async move { redis.check().await.map(|report| format!("{} {}", report.mode, report.version)) }
         }),
     ];
     probes.extend(vectors.probe());
@@ -255,7 +275,7 @@ fn probes(servers: &Servers, vectors: &Vectors) -> Vec<Probe> {
 
 /// Looks at the log at once when PostgreSQL says that it grew; the replicas look by themselves every now and then.
 async fn follow_hints(
-    postgres: raglan_backends::database::PostgresDatabase,
+    postgres: PostgresDatabase,
     replication: Arc<Replication>,
     stop: CancellationToken,
 ) {

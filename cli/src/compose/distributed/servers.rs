@@ -13,7 +13,7 @@ use raglan_pipeline::{
     secret::Secret,
 };
 use tokio::time::{Instant, sleep};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::super::core;
 use crate::config::{self, Config};
@@ -40,7 +40,7 @@ impl std::error::Error for Problems {}
 pub(super) struct Servers {
     pub postgres: PostgresDatabase,
     pub broker: Arc<RabbitMqBroker>,
-    pub redis: RedisClient,
+    pub redis: Arc<RedisClient>,
     pub blobs: Arc<dyn BlobStore>,
 }
 
@@ -107,9 +107,9 @@ fn given(url: &Option<Secret>) -> Result<Secret, String> {
 
 pub(super) fn postgres_settings(settings: &config::Postgres) -> Result<PostgresSettings, String> {
     Ok(PostgresSettings {
-        read_url: settings.read_url.clone(),
+        replica_url: settings.read_url.clone(),
         schema: Some(settings.schema.clone()),
-        connections: settings.connections,
+        pool_size: settings.connections,
         ..PostgresSettings::new(given(&settings.url)?)
     })
 }
@@ -118,19 +118,18 @@ async fn postgres(config: &Config, deadline: Instant) -> Result<PostgresDatabase
     let settings = postgres_settings(&config.postgres)?;
     let migrate = config.postgres.migrate;
     patiently("postgres", deadline, || async {
-        let database = PostgresDatabase::connect(&settings).await?;
         if migrate {
-            database.migrate().await?;
-        } else {
-            database.check_migrated().await?;
+            return PostgresDatabase::open(settings.clone()).await;
         }
+        let database = PostgresDatabase::connect(settings.clone()).await?;
+        database.check_migrated().await?;
         Ok(database)
     })
     .await
 }
 
-async fn broker(config: &Config, deadline: Instant) -> Result<Arc<RabbitMqBroker>, String> {
-    let settings = RabbitMqSettings {
+pub(super) fn rabbitmq_settings(config: &Config) -> Result<RabbitMqSettings, String> {
+    Ok(RabbitMqSettings {
         prefix: config.rabbitmq.prefix.clone(),
         lanes: config.rabbitmq.lanes,
         capacity: core::queue_capacity(config),
@@ -138,17 +137,29 @@ async fn broker(config: &Config, deadline: Instant) -> Result<Arc<RabbitMqBroker
         // A message is kept for as long as its job is worked on.
         consumer_timeout: Duration::from_secs(config.jobs.max_deadline_s + 3_600),
         ..RabbitMqSettings::new(given(&config.rabbitmq.url)?)
-    };
+    })
+}
+
+async fn broker(config: &Config, deadline: Instant) -> Result<Arc<RabbitMqBroker>, String> {
+    let settings = rabbitmq_settings(config)?;
     patiently("rabbitmq", deadline, || RabbitMqBroker::connect(settings.clone())).await
 }
 
-async fn redis(config: &Config, deadline: Instant) -> Result<RedisClient, String> {
-    let settings = RedisSettings {
-        prefix: config.redis.prefix.clone(),
-        connections: config.redis.connections,
-        ..RedisSettings::new(given(&config.redis.url)?)
-    };
-    patiently("redis", deadline, || RedisClient::connect(&settings)).await
+pub(super) fn redis_settings(settings: &config::Redis) -> Result<RedisSettings, String> {
+    Ok(RedisSettings {
+        prefix: settings.prefix.clone(),
+        connections: settings.connections,
+        ..RedisSettings::new(given(&settings.url)?)
+    })
+}
+
+async fn redis(config: &Config, deadline: Instant) -> Result<Arc<RedisClient>, String> {
+    let client = RedisClient::new(&redis_settings(&config.redis)?).map_err(|error| format!(": {error}"))?;
+    let report = patiently("redis", deadline, || client.check()).await?;
+    for concern in report.concerns() {
+        warn!(concern, "redis is not set up as it should be");
+    }
+    Ok(client)
 }
 
 async fn blobs(config: &Config, deadline: Instant) -> Result<Arc<dyn BlobStore>, String> {
@@ -163,6 +174,7 @@ async fn blobs(config: &Config, deadline: Instant) -> Result<Arc<dyn BlobStore>,
         endpoint: s3.endpoint.clone(),
         access_key: s3.access_key.clone(),
         secret_key: s3.secret_key.clone(),
+        allow_http: s3.endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme() == "http"),
         ..S3Settings::new(s3.bucket.clone())
     };
     let store = S3BlobStore::open(&settings).map_err(|error| format!(".s3: {error}"))?;

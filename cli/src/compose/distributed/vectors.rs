@@ -106,7 +106,7 @@ impl Vectors {
         let index = index.clone();
         Some(Probe::new("qdrant", move || {
             let index = index.clone();
-            async move { index.check().await }
+            async move { index.check().await.map(|()| "answers".to_owned()) }
         }))
     }
 }
