@@ -6,6 +6,7 @@
 mod blob_store;
 mod broker;
 mod cache;
+mod coordination;
 mod delivery_store;
 mod document_store;
 mod embedder;
@@ -21,6 +22,7 @@ mod webhook_sender;
 pub use blob_store::*;
 pub use broker::*;
 pub use cache::*;
+pub use coordination::*;
 pub use delivery_store::*;
 pub use document_store::*;
 pub use embedder::*;
