@@ -3,18 +3,20 @@
 pub mod blob_store;
 pub mod broker;
 pub mod cache;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "postgres")]
+pub mod coordination;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub mod database;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub mod delivery_store;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub mod document_store;
 pub mod embedder;
 pub mod event_log;
 pub mod generator;
 #[cfg(feature = "http")]
 mod http_client;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub mod job_store;
 pub mod keyword_index;
 #[cfg(feature = "models")]
@@ -25,7 +27,8 @@ pub mod parser;
 mod replica;
 pub mod reranker;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::print_stdout, dead_code)] // each backend's tests use what they need of it
+#[allow(clippy::unwrap_used, clippy::print_stdout, dead_code)]
+// each backend's tests use what they need of it
 mod test_servers;
 pub mod vector_index;
 #[cfg(feature = "http")]

@@ -1,6 +1,6 @@
 //! The one SQLite database of an embedded Raglan: write-ahead log, one writer, a few readers.
 
-pub(crate) mod codec;
+mod codec;
 mod error;
 mod writer;
 
@@ -13,8 +13,9 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-pub(crate) use self::error::SqlxResultExt;
+pub(in crate::database) use self::error::meaning;
 use self::writer::Writer;
+use super::error::{SqlxResultExt as _, from_migration};
 
 /// How many reads run at once; more wait.
 const READERS: u32 = 4;
@@ -58,7 +59,7 @@ impl SqliteDatabase {
         }
         let options = connect_options(path);
         let mut connection = options.connect().await.port()?;
-        MIGRATIONS.run(&mut connection).await.map_err(error::from_migration)?;
+        MIGRATIONS.run(&mut connection).await.map_err(from_migration)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(READER_PATIENCE)

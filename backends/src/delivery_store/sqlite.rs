@@ -7,10 +7,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::FutureExt as _;
 use raglan_pipeline::{
-    domain::{Delivery, DeliveryAttempt, DeliveryId, DeliveryStatus, JobId, Timestamp, now, truncate},
-    ports::{DeliveryStore, ErrorKind, PortError, PortResult},
+    domain::{Delivery, DeliveryAttempt, DeliveryId, DeliveryStatus, JobId, Timestamp, now},
+    ports::{DeliveryStore, PortResult},
 };
 
+use super::rules;
 use crate::database::{SqliteDatabase, codec::after};
 
 /// Deliveries in SQLite, in the database of their jobs.
@@ -64,28 +65,17 @@ impl DeliveryStore for SqliteDeliveryStore {
         status: DeliveryStatus,
         next_at: Option<Timestamp>,
     ) -> PortResult<Option<Delivery>> {
-        let next_at = match (status, next_at) {
-            (DeliveryStatus::Pending, Some(at)) => Some(truncate(at)),
-            // It would wait for ever.
-            (DeliveryStatus::Pending, None) => {
-                return Err(PortError::new(ErrorKind::Invalid, "a pending delivery needs a next try"));
-            }
-            (DeliveryStatus::Delivered | DeliveryStatus::Dead, _) => None,
-        };
+        let next_at = rules::next_try(status, next_at)?;
         self.database
             .write(move |connection| {
                 async move {
-                    let Some(mut delivery) = table::select(&mut *connection, id)
+                    let tried = table::select(&mut *connection, id)
                         .await?
-                        .filter(|delivery| delivery.status == DeliveryStatus::Pending)
-                    else {
-                        return Ok(None);
-                    };
-                    delivery.attempts.push(attempt);
-                    delivery.status = status;
-                    delivery.next_at = next_at;
-                    table::update(connection, &delivery).await?;
-                    Ok(Some(delivery))
+                        .and_then(|delivery| rules::tried(delivery, attempt, status, next_at));
+                    if let Some(delivery) = &tried {
+                        table::update(connection, delivery).await?;
+                    }
+                    Ok(tried)
                 }
                 .boxed()
             })
@@ -96,13 +86,12 @@ impl DeliveryStore for SqliteDeliveryStore {
         self.database
             .write(move |connection| {
                 async move {
-                    let Some(mut delivery) = table::select(&mut *connection, id).await? else {
-                        return Ok(None);
-                    };
-                    delivery.status = DeliveryStatus::Pending;
-                    delivery.next_at = Some(now());
-                    table::update(connection, &delivery).await?;
-                    Ok(Some(delivery))
+                    let found = table::select(&mut *connection, id).await?;
+                    let replayed = found.map(|delivery| rules::replayed(delivery, now()));
+                    if let Some(delivery) = &replayed {
+                        table::update(connection, delivery).await?;
+                    }
+                    Ok(replayed)
                 }
                 .boxed()
             })

@@ -21,14 +21,12 @@ use raglan_pipeline::{
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use self::{
-    changes::{Entry, EntryKind},
-    write::Removal,
+use super::{
+    rows::{Entry, EntryKind},
+    rules::{Page, Removal},
 };
-use crate::database::{SqliteDatabase, SqlxResultExt as _};
+use crate::database::{SqliteDatabase, SqlxResultExt as _, codec::before};
 
-/// How many documents are read at once while a filter by metadata looks for its page.
-const SCAN: usize = 512;
 /// How many entries of the log are read at once.
 const ENTRIES: usize = 64;
 
@@ -98,21 +96,11 @@ impl DocumentStore for SqliteDocumentStore {
 
     async fn list(&self, tenant: &Tenant, filter: &DocumentFilter) -> PortResult<Vec<Document>> {
         let mut reader = self.database.readers().acquire().await.port()?;
-        let mut after = filter.after.map_or(Uuid::nil(), |id| id.0);
-        let mut found = Vec::new();
-        while found.len() < filter.limit {
-            let wanted = filter.limit - found.len();
-            let most = if filter.metadata.is_empty() { wanted } else { wanted.max(SCAN) };
-            let page = documents::page(&mut reader, tenant, filter, after, most).await?;
-            let is_last = page.len() < most;
-            after = page.last().map_or(after, |document| document.id.0);
-            found.extend(page.into_iter().filter(|document| filter.metadata.matches(&document.metadata)));
-            if is_last {
-                break;
-            }
+        let mut list = Page::new(filter);
+        while let Some((after, most)) = list.wanted() {
+            list.add(documents::page(&mut reader, tenant, filter, after, most).await?);
         }
-        found.truncate(filter.limit);
-        Ok(found)
+        Ok(list.documents())
     }
 
     async fn stage(&self, documents: Vec<StagedDocument>) -> PortResult<Vec<Staged>> {
@@ -196,9 +184,8 @@ impl DocumentStore for SqliteDocumentStore {
             .write(move |connection| {
                 async move {
                     let now = now();
-                    let age = chrono::Duration::from_std(age).ok();
                     // Older than the calendar: there is nothing.
-                    let Some(before) = age.and_then(|age| now.checked_sub_signed(age)) else { return Ok(0) };
+                    let Some(before) = before(now, age) else { return Ok(0) };
                     write::clean(connection, before, now).await
                 }
                 .boxed()

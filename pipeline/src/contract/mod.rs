@@ -4,6 +4,7 @@
 pub mod blob_store;
 pub mod broker;
 pub mod cache;
+pub mod coordination;
 pub mod delivery_store;
 pub mod document_store;
 pub mod event_log;

@@ -1,50 +1,19 @@
-//! What SQLite's and sqlx's errors mean to a caller of a port.
+//! What SQLite's errors mean to a caller of a port.
 
 use std::time::Duration;
 
-use raglan_pipeline::ports::{ErrorKind, PortError, PortResult};
-use sqlx::migrate::MigrateError;
+use raglan_pipeline::ports::ErrorKind;
+use sqlx::error::DatabaseError;
 
-/// Turns a result of sqlx into that of a port.
-pub(crate) trait SqlxResultExt<T> {
-    /// The same result with the error's kind found out.
-    fn port(self) -> PortResult<T>;
-}
+use crate::database::error::{Meaning, UNKNOWN};
 
-impl<T> SqlxResultExt<T> for Result<T, sqlx::Error> {
-    fn port(self) -> PortResult<T> {
-        self.map_err(from_sqlx)
-    }
-}
-
-pub(super) fn from_sqlx(error: sqlx::Error) -> PortError {
-    let (kind, message, retry_after) = match &error {
-        sqlx::Error::Database(database) => {
-            let code = database.code().and_then(|code| code.parse().ok()).unwrap_or(0);
-            from_result_code(code)
-        }
-        sqlx::Error::PoolTimedOut => {
-            (ErrorKind::Overloaded, "the database has no reader free", Some(Duration::from_secs(1)))
-        }
-        sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
-            (ErrorKind::Unavailable, "the database is closed", None)
-        }
-        sqlx::Error::Io(_) => (ErrorKind::Unavailable, "the database cannot be reached", None),
-        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
-            (ErrorKind::Corrupt, "the database holds a value that cannot be read", None)
-        }
-        sqlx::Error::Configuration(_) => (ErrorKind::Invalid, "the database cannot be opened so", None),
-        _ => (ErrorKind::Internal, "the database failed", None),
-    };
-    let port = PortError::new(kind, message).with_source(error);
-    match retry_after {
-        Some(after) => port.with_retry_after(after),
-        None => port,
-    }
+/// What an error means, by its result code.
+pub(in crate::database) fn meaning(error: &dyn DatabaseError) -> Meaning {
+    from_result_code(error.code().and_then(|code| code.parse().ok()).unwrap_or(0))
 }
 
 /// SQLite's primary result codes, the low byte of the extended ones: <https://www.sqlite.org/rescode.html>.
-fn from_result_code(extended: i32) -> (ErrorKind, &'static str, Option<Duration>) {
+fn from_result_code(extended: i32) -> Meaning {
     let second = Some(Duration::from_secs(1));
     match extended & 0xff {
         5 | 6 => (ErrorKind::Unavailable, "the database is locked by another process", second),
@@ -61,19 +30,7 @@ fn from_result_code(extended: i32) -> (ErrorKind, &'static str, Option<Duration>
         ),
         18 => (ErrorKind::Invalid, "a value is too big for the database", None),
         19 => (ErrorKind::Conflict, "the database already holds something else there", None),
-        _ => (ErrorKind::Internal, "the database failed", None),
-    }
-}
-
-pub(super) fn from_migration(error: MigrateError) -> PortError {
-    match error {
-        MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => from_sqlx(source),
-        MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => {
-            PortError::new(ErrorKind::Invalid, "the database was written by a newer version of Raglan")
-                .with_source(error)
-        }
-        other => PortError::new(ErrorKind::Invalid, "the database's tables are not those of this program")
-            .with_source(other),
+        _ => UNKNOWN,
     }
 }
 
@@ -96,11 +53,5 @@ mod tests {
         ] {
             assert_eq!(from_result_code(code).0, kind, "code {code}");
         }
-    }
-
-    #[test]
-    fn a_busy_pool_is_overload_and_a_closed_one_is_unavailable() {
-        assert_eq!(from_sqlx(sqlx::Error::PoolTimedOut).kind(), ErrorKind::Overloaded);
-        assert_eq!(from_sqlx(sqlx::Error::PoolClosed).kind(), ErrorKind::Unavailable);
     }
 }

@@ -13,7 +13,7 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, sqlite::Sqlit
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
-use super::error::{SqlxResultExt as _, from_sqlx};
+use crate::database::error::{SqlxResultExt as _, from_sqlx};
 
 /// How many writes wait at most; callers beyond these wait for a place.
 const QUEUE: usize = 1_024;

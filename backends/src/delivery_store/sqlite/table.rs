@@ -4,11 +4,14 @@ use raglan_pipeline::{
     domain::{Delivery, DeliveryId, JobId, Timestamp},
     ports::PortResult,
 };
-use sqlx::{SqliteConnection, SqliteExecutor, sqlite::SqliteRow};
+use sqlx::{SqliteConnection, SqliteExecutor};
 
-use crate::database::{
-    SqlxResultExt as _,
-    codec::{RowExt as _, json, limit, name},
+use crate::{
+    database::{
+        SqlxResultExt as _,
+        codec::{RowExt as _, json, limit, name},
+    },
+    delivery_store::row::delivery,
 };
 
 /// Writes a delivery that is not there yet.
@@ -121,18 +124,4 @@ pub(super) async fn next_due(executor: impl SqliteExecutor<'_>) -> PortResult<Op
         .await
         .port()?
         .optional_time("next_at")
-}
-
-fn delivery(row: &SqliteRow) -> PortResult<Delivery> {
-    Ok(Delivery {
-        id: DeliveryId(row.uuid("id")?),
-        job_id: JobId(row.uuid("job_id")?),
-        tenant: row.parsed("tenant")?,
-        url: row.parsed("url")?,
-        event: row.name("event")?,
-        status: row.name("status")?,
-        attempts: row.json("attempts")?,
-        next_at: row.optional_time("next_at")?,
-        created_at: row.time("created_at")?,
-    })
 }

@@ -1,40 +1,19 @@
 //! The SQL of the tables `changes` and `change_log`.
 
 use raglan_pipeline::{
-    domain::{ChunkId, DocumentId, LogPosition, Timestamp},
+    domain::{DocumentId, LogPosition, Timestamp},
     ports::PortResult,
 };
-use sqlx::{SqliteConnection, SqliteExecutor, sqlite::SqliteRow};
+use sqlx::{SqliteConnection, SqliteExecutor};
 use uuid::Uuid;
 
-use crate::database::{
-    SqlxResultExt as _,
-    codec::{RowExt as _, corrupt, int, limit},
+use crate::{
+    database::{
+        SqlxResultExt as _,
+        codec::{RowExt as _, corrupt, int, limit},
+    },
+    document_store::rows::{Entry, EntryKind},
 };
-
-/// An entry of the log as it is stored.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Entry {
-    /// Its place.
-    pub position: LogPosition,
-    /// The document it is about.
-    pub document_id: DocumentId,
-    /// What changed.
-    pub kind: EntryKind,
-}
-
-/// What changed.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum EntryKind {
-    /// Chunks were written by a version: those that have the entry's position.
-    PutChunks(u64),
-    /// Title, uri or metadata changed.
-    PutDocument,
-    /// These chunks went.
-    DeleteChunks(Vec<ChunkId>),
-    /// The document went.
-    DeleteDocument,
-}
 
 /// Adds an entry.
 pub(super) async fn append(
@@ -43,14 +22,7 @@ pub(super) async fn append(
     kind: &EntryKind,
     now: Timestamp,
 ) -> PortResult<LogPosition> {
-    let (name, version, chunk_ids) = match kind {
-        EntryKind::PutChunks(version) => ("put_chunks", Some(int(*version)?), None),
-        EntryKind::PutDocument => ("put_document", None, None),
-        EntryKind::DeleteChunks(ids) => {
-            ("delete_chunks", None, Some(ids.iter().flat_map(|id| id.0.into_bytes()).collect::<Vec<u8>>()))
-        }
-        EntryKind::DeleteDocument => ("delete_document", None, None),
-    };
+    let (name, version, chunk_ids) = kind.columns()?;
     sqlx::query("INSERT INTO changes (kind, document_id, version, chunk_ids, at) VALUES (?, ?, ?, ?, ?)")
         .bind(name)
         .bind(document.0.as_bytes().as_slice())
@@ -87,7 +59,7 @@ pub(super) async fn page(
     .fetch_all(connection)
     .await
     .port()?;
-    rows.iter().map(entry).collect()
+    rows.iter().map(Entry::of).collect()
 }
 
 /// The id of this history, and the last position whose delete may be missing.
@@ -128,23 +100,4 @@ pub(super) async fn compact(connection: &mut SqliteConnection, before: Timestamp
     .await
     .map(drop)
     .port()
-}
-
-fn entry(row: &SqliteRow) -> PortResult<Entry> {
-    let kind: &str = row.column("kind")?;
-    let kind = match kind {
-        "put_chunks" => EntryKind::PutChunks(row.number("version")?),
-        "put_document" => EntryKind::PutDocument,
-        "delete_chunks" => EntryKind::DeleteChunks(chunk_ids(row.column("chunk_ids")?)?),
-        "delete_document" => EntryKind::DeleteDocument,
-        other => return Err(corrupt("kind of change", other)),
-    };
-    Ok(Entry { position: row.number("position")?, document_id: DocumentId(row.uuid("document_id")?), kind })
-}
-
-fn chunk_ids(bytes: &[u8]) -> PortResult<Vec<ChunkId>> {
-    let (ids, []) = bytes.as_chunks::<16>() else {
-        return Err(corrupt("list of chunks", format!("{} bytes", bytes.len())));
-    };
-    Ok(ids.iter().map(|id| ChunkId(Uuid::from_bytes(*id))).collect())
 }

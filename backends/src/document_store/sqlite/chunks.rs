@@ -1,16 +1,17 @@
 //! The SQL of the tables `chunks` and `placements`.
 
 use raglan_pipeline::{
-    domain::{
-        Chunk, ChunkId, Collection, DocumentId, IndexChunk, PassageRecord, Placement, StoredEmbedding, Tenant,
-    },
+    domain::{Chunk, ChunkId, Collection, DocumentId, IndexChunk, PassageRecord, Placement, Tenant},
     ports::PortResult,
 };
-use sqlx::{SqliteConnection, SqliteExecutor, sqlite::SqliteRow};
+use sqlx::{SqliteConnection, SqliteExecutor};
 
-use crate::database::{
-    SqlxResultExt as _,
-    codec::{RowExt as _, corrupt, int, json, vector, vector_of},
+use crate::{
+    database::{
+        SqlxResultExt as _,
+        codec::{RowExt as _, int, json, vector},
+    },
+    document_store::rows::{chunk_and_model, index_chunk, passage},
 };
 
 /// Writes a chunk, or the new vector of one that is there with another model or none. Whether anything was written.
@@ -154,16 +155,7 @@ pub(super) const PUT_AT: &str = "SELECT id, heading_path, text, model, vector FR
 /// The chunks that one entry of the log put and that are still there with what it put.
 pub(super) async fn put_at(connection: &mut SqliteConnection, position: u64) -> PortResult<Vec<IndexChunk>> {
     let rows = sqlx::query(PUT_AT).bind(int(position)?).fetch_all(connection).await.port()?;
-    rows.iter()
-        .map(|row| {
-            Ok(IndexChunk {
-                id: ChunkId(row.uuid("id")?),
-                heading_path: row.json("heading_path")?,
-                text: row.column("text")?,
-                embedding: embedding(row)?,
-            })
-        })
-        .collect()
+    rows.iter().map(index_chunk).collect()
 }
 
 /// The live chunks of a document with their models, in order.
@@ -179,7 +171,7 @@ pub(super) async fn live_ids(
     .fetch_all(executor)
     .await
     .port()?;
-    rows.iter().map(|row| Ok((ChunkId(row.uuid("id")?), row.column("model")?))).collect()
+    rows.iter().map(chunk_and_model).collect()
 }
 
 /// Of a JSON list of ids, a tenant and a collection. CROSS JOIN keeps SQLite to this order of look-ups.
@@ -206,31 +198,5 @@ pub(super) async fn passages(
         .fetch_all(executor)
         .await
         .port()?;
-    rows.iter()
-        .map(|row| {
-            Ok(PassageRecord {
-                chunk_id: ChunkId(row.uuid("id")?),
-                document_id: DocumentId(row.uuid("document_id")?),
-                external_id: row.column("external_id")?,
-                title: row.column("title")?,
-                uri: row.column("uri")?,
-                metadata: row.json("metadata")?,
-                heading_path: row.json("heading_path")?,
-                text: row.column("text")?,
-                ordinal: row.number("ordinal")?,
-                start: row.number("start_char")?,
-                end: row.number("end_char")?,
-            })
-        })
-        .collect()
-}
-
-fn embedding(row: &SqliteRow) -> PortResult<Option<StoredEmbedding>> {
-    let model: Option<String> = row.column("model")?;
-    let vector: Option<&[u8]> = row.column("vector")?;
-    match (model, vector) {
-        (None, None) => Ok(None),
-        (Some(model), Some(vector)) => Ok(Some(StoredEmbedding { model, vector: vector_of(vector)? })),
-        _ => Err(corrupt("vector", "it has no model, or the model no vector")),
-    }
+    rows.iter().map(passage).collect()
 }

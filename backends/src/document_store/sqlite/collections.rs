@@ -6,7 +6,7 @@ use raglan_pipeline::{
 };
 use sqlx::{SqliteConnection, SqliteExecutor};
 
-use crate::database::{SqlxResultExt as _, codec::RowExt as _};
+use crate::{database::SqlxResultExt as _, document_store::rows::collection};
 
 /// Makes a collection where it is missing. Whether it was.
 pub(super) async fn ensure(
@@ -90,15 +90,5 @@ pub(super) async fn select(
     .fetch_all(executor)
     .await
     .port()?;
-    rows.iter()
-        .map(|row| {
-            Ok(CollectionInfo {
-                name: row.parsed("name")?,
-                description: row.column("description")?,
-                documents: row.number("documents")?,
-                chunks: row.number("chunks")?,
-                created_at: row.time("created_at")?,
-            })
-        })
-        .collect()
+    rows.iter().map(collection).collect()
 }

@@ -1,17 +1,18 @@
 //! The SQL of the tables `documents`, `versions` and `texts`.
 
 use raglan_pipeline::{
-    domain::{
-        ChunkCounts, Collection, Document, DocumentId, JobId, Receipt, StagedDocument, Tenant, Timestamp,
-    },
+    domain::{Collection, Document, DocumentId, Receipt, StagedDocument, Tenant, Timestamp},
     ports::{DocumentFilter, PortResult},
 };
-use sqlx::{QueryBuilder, SqliteConnection, SqliteExecutor, sqlite::SqliteRow};
+use sqlx::{QueryBuilder, SqliteConnection, SqliteExecutor};
 use uuid::Uuid;
 
-use crate::database::{
-    SqlxResultExt as _,
-    codec::{RowExt as _, int, json, limit},
+use crate::{
+    database::{
+        SqlxResultExt as _,
+        codec::{RowExt as _, int, json, limit},
+    },
+    document_store::rows::{self, Identity, Version, document},
 };
 
 /// A document and one of its versions, as [`Document`] wants them. `created_at` and `updated_at` of a document that was
@@ -20,61 +21,19 @@ const DOCUMENT: &str = "SELECT d.id, d.tenant, d.collection, d.external_id, v.ti
      v.fingerprint, v.version, v.chunks, v.bytes, coalesce(d.created_at, v.staged_at) AS created_at, \
      coalesce(d.updated_at, v.staged_at) AS updated_at FROM documents d JOIN versions v ON v.document = d.key";
 
-/// A document's identity and where its versions stand.
-#[derive(Debug, Clone)]
-pub(super) struct Identity {
-    /// Its id.
-    pub id: DocumentId,
-    /// Its key for other tables.
-    pub key: i64,
-    /// Whose it is.
-    pub tenant: Tenant,
-    /// Where it lies.
-    pub collection: Collection,
-    /// The client's id.
-    pub external_id: String,
-    /// The live version, where there is one.
-    pub live_version: Option<u64>,
-    /// The last version that was staged, 0 before the first.
-    pub last_version: u64,
-}
-
-/// What [`super::publish`] needs of a version.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Version {
-    /// The version that was live when this one was staged.
-    pub base_version: Option<u64>,
-    /// The log's position when it was staged.
-    pub position: u64,
-    /// The job that took it in.
-    pub job: Option<JobId>,
-    /// What the indexes keep of the document beside its chunks: title, uri, metadata.
-    pub attributes: (String, Option<String>, String),
-}
-
-/// Finds a document by its id.
+/// Finds a document by its id, with its key for other tables.
 pub(super) async fn identity(
     connection: &mut SqliteConnection,
     id: DocumentId,
-) -> PortResult<Option<Identity>> {
-    let row = sqlx::query(
-        "SELECT key, tenant, collection, external_id, live_version, last_version FROM documents WHERE id = ?",
+) -> PortResult<Option<(i64, Identity)>> {
+    sqlx::query(
+        "SELECT key, id, tenant, collection, external_id, live_version, last_version FROM documents WHERE id = ?",
     )
     .bind(id.0.as_bytes().as_slice())
     .fetch_optional(connection)
     .await
-    .port()?;
-    row.map(|row| {
-        Ok(Identity {
-            id,
-            key: row.column("key")?,
-            tenant: row.parsed("tenant")?,
-            collection: row.parsed("collection")?,
-            external_id: row.column("external_id")?,
-            live_version: optional_version(&row, "live_version")?,
-            last_version: row.number("last_version")?,
-        })
-    })
+    .port()?
+    .map(|row| Ok((row.number("key")?, Identity::of(&row)?)))
     .transpose()
 }
 
@@ -84,7 +43,7 @@ pub(super) async fn insert(
     id: DocumentId,
     (tenant, collection, external_id): (&Tenant, &Collection, &str),
     now: Timestamp,
-) -> PortResult<Identity> {
+) -> PortResult<(i64, Identity)> {
     let done = sqlx::query(
         "INSERT INTO documents (id, tenant, collection, external_id, resolved_at) VALUES (?, ?, ?, ?, ?)",
     )
@@ -96,15 +55,15 @@ pub(super) async fn insert(
     .execute(connection)
     .await
     .port()?;
-    Ok(Identity {
+    let identity = Identity {
         id,
-        key: done.last_insert_rowid(),
         tenant: tenant.clone(),
         collection: collection.clone(),
         external_id: external_id.to_owned(),
         live_version: None,
         last_version: 0,
-    })
+    };
+    Ok((done.last_insert_rowid(), identity))
 }
 
 /// Finds a document's id by its external id.
@@ -128,7 +87,7 @@ pub(super) async fn find(
 /// Writes a version of a document with its text, and counts it as the last.
 pub(super) async fn insert_version(
     connection: &mut SqliteConnection,
-    identity: &Identity,
+    (key, identity): (i64, &Identity),
     version: u64,
     position: u64,
     staged: &StagedDocument,
@@ -140,7 +99,7 @@ pub(super) async fn insert_version(
          media_type, title, uri, metadata, job, embedded, tokens, created) \
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
-    .bind(identity.key)
+    .bind(key)
     .bind(int(version)?)
     .bind(identity.live_version.map(int).transpose()?)
     .bind(int(position)?)
@@ -160,7 +119,7 @@ pub(super) async fn insert_version(
     .await
     .port()?;
     sqlx::query("INSERT INTO texts (document, version, text) VALUES (?, ?, ?)")
-        .bind(identity.key)
+        .bind(key)
         .bind(int(version)?)
         .bind(staged.text.as_str())
         .execute(&mut *connection)
@@ -168,7 +127,7 @@ pub(super) async fn insert_version(
         .port()?;
     sqlx::query("UPDATE documents SET last_version = ? WHERE key = ?")
         .bind(int(version)?)
-        .bind(identity.key)
+        .bind(key)
         .execute(connection)
         .await
         .map(drop)
@@ -181,22 +140,16 @@ pub(super) async fn version(
     key: i64,
     version: u64,
 ) -> PortResult<Option<Version>> {
-    let row = sqlx::query(
+    sqlx::query(
         "SELECT base_version, position, job, title, uri, metadata FROM versions WHERE document = ? AND version = ?",
     )
     .bind(key)
     .bind(int(version)?)
     .fetch_optional(connection)
     .await
-    .port()?;
-    row.map(|row| {
-        Ok(Version {
-            base_version: optional_version(&row, "base_version")?,
-            position: row.number("position")?,
-            job: row.column::<Option<&[u8]>>("job")?.map(|_| row.uuid("job").map(JobId)).transpose()?,
-            attributes: (row.column("title")?, row.column("uri")?, row.column("metadata")?),
-        })
-    })
+    .port()?
+    .as_ref()
+    .map(Version::of)
     .transpose()
 }
 
@@ -223,24 +176,16 @@ pub(super) async fn receipt(
     executor: impl SqliteExecutor<'_>,
     id: DocumentId,
 ) -> PortResult<Option<Receipt>> {
-    let row = sqlx::query(
+    sqlx::query(
         "SELECT v.job, v.created, v.chunks, v.embedded, v.deleted, v.tokens FROM documents d \
          JOIN versions v ON v.document = d.key AND v.version = d.live_version WHERE d.id = ? AND v.job IS NOT NULL",
     )
     .bind(id.0.as_bytes().as_slice())
     .fetch_optional(executor)
     .await
-    .port()?;
-    row.map(|row| {
-        let (chunks, embedded): (u64, u64) = (row.number("chunks")?, row.number("embedded")?);
-        let unchanged = chunks.saturating_sub(embedded);
-        Ok(Receipt {
-            job: JobId(row.uuid("job")?),
-            created: row.column("created")?,
-            chunks: ChunkCounts { embedded, unchanged, deleted: row.number("deleted")? },
-            tokens: row.number("tokens")?,
-        })
-    })
+    .port()?
+    .as_ref()
+    .map(rows::receipt)
     .transpose()
 }
 
@@ -302,7 +247,7 @@ pub(super) async fn delete_some(
     .fetch_all(connection)
     .await
     .port()?;
-    rows.iter().map(|row| Ok((DocumentId(row.uuid("id")?), row.column("was_staged")?))).collect()
+    rows.iter().map(|row| Ok((DocumentId(row.uuid("id")?), row.flag("was_staged")?))).collect()
 }
 
 /// Staged versions that were never published and are older than a time: their documents' keys and ids, and their numbers.
@@ -319,7 +264,7 @@ pub(super) async fn stale_versions(
     .await
     .port()?;
     rows.iter()
-        .map(|row| Ok((row.column("document")?, DocumentId(row.uuid("id")?), row.number("version")?)))
+        .map(|row| Ok((row.number("document")?, DocumentId(row.uuid("id")?), row.number("version")?)))
         .collect()
 }
 
@@ -432,28 +377,4 @@ pub(super) async fn page(
     query.push(" ORDER BY d.id LIMIT ").push_bind(limit(most));
     let rows = query.build().fetch_all(connection).await.port()?;
     rows.iter().map(document).collect()
-}
-
-fn document(row: &SqliteRow) -> PortResult<Document> {
-    Ok(Document {
-        id: DocumentId(row.uuid("id")?),
-        tenant: row.parsed("tenant")?,
-        collection: row.parsed("collection")?,
-        external_id: row.column("external_id")?,
-        title: row.column("title")?,
-        uri: row.column("uri")?,
-        media_type: row.column("media_type")?,
-        metadata: row.json("metadata")?,
-        fingerprint: row.column("fingerprint")?,
-        version: row.number("version")?,
-        chunks: row.number("chunks")?,
-        bytes: row.number("bytes")?,
-        created_at: row.time("created_at")?,
-        updated_at: row.time("updated_at")?,
-    })
-}
-
-fn optional_version(row: &SqliteRow, column: &'static str) -> PortResult<Option<u64>> {
-    let version: Option<i64> = row.column(column)?;
-    version.map(|_| row.number(column)).transpose()
 }

@@ -3,16 +3,15 @@
 use std::collections::HashSet;
 
 use raglan_pipeline::{
-    domain::{Chunk, ChunkId, Collection, LogPosition, StagedDocument, Tenant, Timestamp},
+    domain::{Chunk, Collection, DocumentId, LogPosition, StagedDocument, Tenant, Timestamp},
     ports::{ErrorKind, PortError, PortResult, Staged},
 };
 use sqlx::SqliteConnection;
 
-use super::{
-    changes::{self, EntryKind},
-    chunks, collections, documents,
-    documents::Identity,
-    write::{CHUNKS_PER_ENTRY, conflict},
+use super::{changes, chunks, collections, documents};
+use crate::document_store::{
+    rows::{EntryKind, Identity},
+    rules::{self, CHUNKS_PER_ENTRY},
 };
 
 /// Writes versions beside the live ones.
@@ -43,11 +42,11 @@ struct Staging<'a> {
 impl<'a> Staging<'a> {
     async fn document(&mut self, staged: &'a StagedDocument) -> PortResult<Staged> {
         let document = &staged.document;
-        check_chunks(staged)?;
+        rules::check_chunks(staged)?;
         if self.collections.insert((&document.tenant, &document.collection)) {
             collections::ensure(self.connection, &document.tenant, &document.collection, self.now).await?;
         }
-        let identity = self.identity(staged).await?;
+        let (key, identity) = self.identity(staged).await?;
         let version = identity.last_version + 1;
 
         // A live chunk that gets the vector of another model stays the live version's: whoever indexes it now must take
@@ -59,22 +58,24 @@ impl<'a> Staging<'a> {
         let live: HashSet<_> = live.into_iter().map(|(id, _)| id).collect();
         let (renewed, new): (Vec<_>, Vec<_>) =
             staged.new_chunks.iter().partition(|chunk| live.contains(&chunk.id));
-        self.put_chunks(&identity, version, &new).await?;
-        self.put_chunks(&identity, identity.live_version.unwrap_or(version), &renewed).await?;
+        self.put_chunks((key, document.id), version, &new).await?;
+        let renewing = identity.live_version.unwrap_or(version);
+        self.put_chunks((key, document.id), renewing, &renewed).await?;
 
         let places = staged.new_chunks.iter().map(|chunk| (chunk.id, chunk.place));
         let places = places.chain(staged.kept_chunks.iter().copied());
         let wanted = staged.new_chunks.len() + staged.kept_chunks.len();
-        let placed = chunks::place(self.connection, identity.key, version, places).await?;
+        let placed = chunks::place(self.connection, key, version, places).await?;
         if usize::try_from(placed) != Ok(wanted) {
-            return Err(conflict(document.id, "chunks that it should keep have gone; chunk it again"));
+            return Err(rules::chunks_gone(document.id));
         }
-        documents::insert_version(self.connection, &identity, version, self.head, staged, self.now).await?;
+        let identity = (key, &identity);
+        documents::insert_version(self.connection, identity, version, self.head, staged, self.now).await?;
         Ok(Staged { document_id: document.id, version, position: self.head })
     }
 
     /// The document's identity. One that was deleted since its id was resolved is made again under that id.
-    async fn identity(&mut self, staged: &StagedDocument) -> PortResult<Identity> {
+    async fn identity(&mut self, staged: &StagedDocument) -> PortResult<(i64, Identity)> {
         let document = &staged.document;
         let identity = match documents::identity(self.connection, document.id).await? {
             Some(identity) => identity,
@@ -83,48 +84,32 @@ impl<'a> Staging<'a> {
                 documents::insert(self.connection, document.id, name, self.now).await?
             }
         };
-        if (&identity.tenant, &identity.collection, &identity.external_id)
-            != (&document.tenant, &document.collection, &document.external_id)
-        {
-            return Err(PortError::new(
-                ErrorKind::Invalid,
-                format!("document {} has another tenant, collection or external id", document.id),
-            ));
-        }
+        rules::check_identity(&identity.1, document)?;
         Ok(identity)
     }
 
     /// Writes the chunks that the store does not have so yet, and logs them as those of a version.
-    async fn put_chunks(&mut self, identity: &Identity, version: u64, chunks: &[&Chunk]) -> PortResult<()> {
+    async fn put_chunks(
+        &mut self,
+        (key, id): (i64, DocumentId),
+        version: u64,
+        chunks: &[&Chunk],
+    ) -> PortResult<()> {
         for chunks in chunks.chunks(CHUNKS_PER_ENTRY) {
             // The one writer knows what the next entry's position will be.
             let position = self.head + 1;
             let mut written = false;
             for chunk in chunks {
-                written |= chunks::put(self.connection, identity.key, version, position, chunk).await?;
+                written |= chunks::put(self.connection, key, version, position, chunk).await?;
             }
             if written {
                 let kind = EntryKind::PutChunks(version);
-                self.head = changes::append(self.connection, identity.id, &kind, self.now).await?;
+                self.head = changes::append(self.connection, id, &kind, self.now).await?;
                 if self.head != position {
                     return Err(PortError::new(ErrorKind::Internal, "somebody else wrote to the change log"));
                 }
             }
         }
         Ok(())
-    }
-}
-
-/// A chunk stands in a version once.
-fn check_chunks(staged: &StagedDocument) -> PortResult<()> {
-    let ids = staged.new_chunks.iter().map(|chunk| chunk.id);
-    let mut ids = ids.chain(staged.kept_chunks.iter().map(|(id, _)| *id));
-    let mut seen = HashSet::new();
-    match ids.find(|id| !seen.insert(*id)) {
-        None => Ok(()),
-        Some(ChunkId(id)) => Err(PortError::new(
-            ErrorKind::Invalid,
-            format!("document {} names chunk {id} twice", staged.document.id),
-        )),
     }
 }

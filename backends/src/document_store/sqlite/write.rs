@@ -2,21 +2,15 @@
 
 use raglan_pipeline::{
     domain::{Collection, DocumentId, LogPosition, Published, Tenant, Timestamp},
-    ports::{ErrorKind, PortError, PortResult, Staged},
+    ports::{PortResult, Staged},
 };
 use sqlx::SqliteConnection;
 
-use super::{
-    changes::{self, EntryKind},
-    chunks, collections, documents,
-    documents::{Identity, Version},
+use super::{changes, chunks, collections, documents};
+use crate::document_store::{
+    rows::{EntryKind, Identity, Version},
+    rules::{self, CHUNKS_PER_ENTRY, DOCUMENTS_PER_STEP, Removal, Step},
 };
-
-/// At most so many chunks share an entry of the log, so that who reads it can bound what it holds in memory.
-pub(super) const CHUNKS_PER_ENTRY: usize = 256;
-
-/// At most so many documents of a collection are removed at once, so that nobody else's write waits for all of them.
-const DOCUMENTS_PER_STEP: usize = 200;
 
 /// Makes a staged version live and removes what it replaces.
 pub(super) async fn publish(
@@ -24,44 +18,40 @@ pub(super) async fn publish(
     staged: Staged,
     now: Timestamp,
 ) -> PortResult<Published> {
-    let gone = || conflict(staged.document_id, "its staged version has gone; stage it again");
-    let identity = documents::identity(connection, staged.document_id).await?.ok_or_else(gone)?;
-    let nothing =
-        |position, superseded| Published { position, deleted_chunks: 0, superseded, created: false };
-    // What an older version left went when the newer one was published.
-    if identity.live_version.is_some_and(|live| live > staged.version) {
-        return Ok(nothing(changes::head(connection).await?, true));
-    }
-    let version = documents::version(connection, identity.key, staged.version)
-        .await?
-        // A document that was deleted and made again counts its versions anew: this may be another one.
-        .filter(|version| version.position == staged.position)
-        .ok_or_else(gone)?;
-    if identity.live_version == Some(staged.version) {
-        return Ok(nothing(changes::head(connection).await?, false));
-    }
-    let live_version = match identity.live_version {
-        Some(live) => documents::version(connection, identity.key, live).await?,
-        None => None,
+    let found = documents::identity(connection, staged.document_id).await?;
+    let (version, live) = match &found {
+        Some((key, identity)) => {
+            let live = match identity.live_version {
+                Some(live) => documents::version(connection, *key, live).await?,
+                None => None,
+            };
+            (documents::version(connection, *key, staged.version).await?, live)
+        }
+        None => (None, None),
     };
-    // Jobs at once may be staged in any order. What was sent last stays: the ids of jobs are in the order in which they came.
-    let live_job = live_version.as_ref().and_then(|live| live.job);
-    if version.job.is_some() && version.job < live_job {
-        drop_staged(connection, identity.key, &staged, now).await?;
-        return Ok(nothing(changes::head(connection).await?, true));
-    }
+    let step =
+        rules::step(&staged, found.as_ref().map(|(_, identity)| identity), version.as_ref(), live.as_ref())?;
+    let (Some((key, identity)), Step::Publish(version)) = (&found, &step) else {
+        if let (Some((key, _)), Step::Drop) = (&found, &step) {
+            drop_staged(connection, *key, &staged, now).await?;
+        }
+        let position = changes::head(connection).await?;
+        let superseded = !matches!(step, Step::Done);
+        return Ok(Published { position, deleted_chunks: 0, superseded, created: false });
+    };
+    let key = *key;
     let document_changed =
-        indexes_know_otherwise(connection, &identity, (staged.version, &version), live_version).await?;
-    documents::set_live(connection, identity.key, staged.version, now).await?;
-    chunks::delete_placements_before(connection, identity.key, staged.version).await?;
-    documents::delete_versions_before(connection, identity.key, staged.version).await?;
-    let deleted = delete_unplaced(connection, identity.key, staged.document_id, now).await?;
+        indexes_know_otherwise(connection, (key, identity), (staged.version, version), live.as_ref()).await?;
+    documents::set_live(connection, key, staged.version, now).await?;
+    chunks::delete_placements_before(connection, key, staged.version).await?;
+    documents::delete_versions_before(connection, key, staged.version).await?;
+    let deleted = delete_unplaced(connection, key, staged.document_id, now).await?;
     if document_changed {
         changes::append(connection, staged.document_id, &EntryKind::PutDocument, now).await?;
     }
     let created = identity.live_version.is_none();
     if deleted > 0 || created != version.base_version.is_none() {
-        documents::note_published(connection, identity.key, staged.version, (deleted, created)).await?;
+        documents::note_published(connection, key, staged.version, (deleted, created)).await?;
     }
     let position = changes::head(connection).await?;
     Ok(Published { position, deleted_chunks: deleted, superseded: false, created })
@@ -72,18 +62,17 @@ pub(super) async fn publish(
 /// published with a change of them.
 async fn indexes_know_otherwise(
     connection: &mut SqliteConnection,
-    identity: &Identity,
+    (key, identity): (i64, &Identity),
     (number, version): (u64, &Version),
-    live_version: Option<Version>,
+    live: Option<&Version>,
 ) -> PortResult<bool> {
-    if identity.live_version.is_some() {
-        let changed = live_version.is_none_or(|live| live.attributes != version.attributes);
+    if rules::attributes_change(identity, version, live) {
         let overtaken = version.base_version != identity.live_version;
-        if changed && (overtaken || chunks::has_kept(connection, identity.key, number).await?) {
+        if overtaken || chunks::has_kept(connection, key, number).await? {
             return Ok(true);
         }
     }
-    chunks::has_foreign(connection, identity.key, number, identity.live_version).await
+    chunks::has_foreign(connection, key, number, identity.live_version).await
 }
 
 /// Removes what no version has any more. How many chunks those were.
@@ -124,20 +113,10 @@ pub(super) async fn delete(
 ) -> PortResult<Option<LogPosition>> {
     let identity = documents::identity(connection, id)
         .await?
-        .filter(|identity| identity.tenant == *tenant && identity.live_version.is_some());
-    let Some(identity) = identity else { return Ok(None) };
-    documents::delete(connection, identity.key).await?;
+        .filter(|(_, identity)| identity.tenant == *tenant && identity.live_version.is_some());
+    let Some((key, _)) = identity else { return Ok(None) };
+    documents::delete(connection, key).await?;
     changes::append(connection, id, &EntryKind::DeleteDocument, now).await.map(Some)
-}
-
-/// What one step of removing a collection did.
-pub(super) enum Removal {
-    /// There was no such collection.
-    Nothing,
-    /// There are more documents to remove.
-    Some,
-    /// All are gone, and the collection with them: the log's position after it.
-    All(LogPosition),
 }
 
 /// Removes some documents of a collection, and with the last of them the collection itself.
@@ -175,9 +154,4 @@ pub(super) async fn clean(
     documents::delete_empty(connection, before).await?;
     changes::compact(connection, before).await?;
     Ok(stale.len() as u64)
-}
-
-/// The caller is to begin anew with what the store has now.
-pub(super) fn conflict(id: DocumentId, what: &str) -> PortError {
-    PortError::new(ErrorKind::Conflict, format!("document {id}: {what}"))
 }

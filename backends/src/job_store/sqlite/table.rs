@@ -4,14 +4,14 @@ use raglan_pipeline::{
     domain::{Job, JobId, Stage, Tenant, Timestamp},
     ports::{Idempotency, JobFilter, PortResult},
 };
-use sqlx::{QueryBuilder, SqliteConnection, SqliteExecutor, sqlite::SqliteRow};
+use sqlx::{QueryBuilder, SqliteConnection, SqliteExecutor};
 
 use crate::{
     database::{
         SqlxResultExt as _,
         codec::{RowExt as _, int, json, limit, name},
     },
-    job_store::record::Record,
+    job_store::{record::Record, row::record},
 };
 
 /// Writes a record that is not there yet.
@@ -107,7 +107,7 @@ pub(super) async fn select_by_key(
         .fetch_optional(connection)
         .await
         .port()?
-        .map(|row| Ok((record(&row)?, row.column("request_hash")?)))
+        .map(|row| Ok((record(&row)?, row.string("request_hash")?)))
         .transpose()
 }
 
@@ -224,36 +224,4 @@ pub(super) async fn waiting(
 
 fn millis(at: Option<Timestamp>) -> Option<i64> {
     at.map(|at| at.timestamp_millis())
-}
-
-fn record(row: &SqliteRow) -> PortResult<Record> {
-    let job = Job {
-        id: JobId(row.uuid("id")?),
-        tenant: row.parsed("tenant")?,
-        spec: row.json("spec")?,
-        status: row.name("status")?,
-        stage: row.name("stage")?,
-        attempt: row.number("attempt")?,
-        fence: row.number("fence")?,
-        epoch: row.number("epoch")?,
-        priority: row.name("priority")?,
-        metadata: row.json("metadata")?,
-        webhook: row.optional_json("webhook")?,
-        created_at: row.time("created_at")?,
-        started_at: row.optional_time("started_at")?,
-        completed_at: row.optional_time("completed_at")?,
-        deadline: row.time("deadline")?,
-        expires_at: row.optional_time("expires_at")?,
-        progress: row.optional_json("progress")?,
-        result: row.optional_json("result")?,
-        error: row.optional_json("error")?,
-        timings: row.json("timings")?,
-        revision: row.number("revision")?,
-    };
-    Ok(Record {
-        job,
-        due_at: row.optional_time("due_at")?,
-        lease_until: row.optional_time("lease_until")?,
-        postponed: row.number("postponed")?,
-    })
 }

@@ -1,0 +1,119 @@
+//! The record of jobs in PostgreSQL.
+
+mod group;
+mod table;
+mod writer;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use raglan_pipeline::{
+    domain::{Job, JobId, JobStatus, Progress, Stage},
+    ports::{Accepted, Ended, Ending, JobFilter, JobStore, NewJob, Outcome, PortResult, Taken},
+};
+
+use self::{
+    group::{Answer, Operation},
+    table::Sweep,
+    writer::Writer,
+};
+use crate::database::PostgresDatabase;
+
+/// Jobs in PostgreSQL. Accepting, taking, extending, finishing and ending go through one task that writes those that wait in
+/// one transaction with a handful of statements, so that being durable does not cost each of them a round trip and a flush.
+/// Rows are locked in the order of their ids, read, changed by the rules that every store keeps, and written back.
+///
+/// Leases and due times are counted on the server's clock. `list` may be answered by the read replica. A call whose caller
+/// stops waiting has no effect where it had not begun; else it may still take effect.
+#[derive(Debug, Clone)]
+pub struct PostgresJobStore {
+    database: PostgresDatabase,
+    writer: Writer,
+}
+
+impl PostgresJobStore {
+    /// Over a database; an ended job is forgotten after `retention`. Must be called within a tokio runtime, in which the task
+    /// that writes runs until the last clone of the store has gone.
+    #[must_use]
+    pub fn new(database: PostgresDatabase, retention: Duration) -> Self {
+        let writer = Writer::start(database.clone(), retention);
+        Self { database, writer }
+    }
+}
+
+#[async_trait]
+impl JobStore for PostgresJobStore {
+    async fn accept(&self, new: NewJob) -> PortResult<Accepted> {
+        let operation = Operation::Accept(Box::new(new));
+        self.writer.run(operation, Answer::accepted).await
+    }
+
+    async fn get(&self, id: JobId) -> PortResult<Option<Job>> {
+        self.database.primary(async |connection| table::select(connection, id).await).await
+    }
+
+    async fn list(&self, filter: &JobFilter) -> PortResult<Vec<Job>> {
+        self.database.stale(async |connection| table::list(connection, filter).await).await
+    }
+
+    async fn take(&self, id: JobId, stage: Stage, lease: Duration) -> PortResult<Taken> {
+        self.writer.run(Operation::Take { id, stage, lease }, Answer::taken).await
+    }
+
+    async fn extend(
+        &self,
+        id: JobId,
+        fence: u64,
+        lease: Duration,
+        status: Option<JobStatus>,
+        progress: Option<Progress>,
+    ) -> PortResult<Option<Job>> {
+        self.writer.run(Operation::Extend { id, fence, lease, status, progress }, Answer::held).await
+    }
+
+    async fn finish(&self, id: JobId, fence: u64, outcome: Outcome) -> PortResult<Option<Job>> {
+        self.writer.run(Operation::Finish { id, fence, outcome }, Answer::held).await
+    }
+
+    async fn end(&self, id: JobId, ending: Ending) -> PortResult<Ended> {
+        self.writer.run(Operation::End { id, ending }, Answer::ended).await
+    }
+
+    async fn due(&self, limit: usize, postpone: Duration) -> PortResult<Vec<Job>> {
+        self.database
+            .transaction(async |connection| {
+                table::catch_up(connection, limit).await?;
+                let mut due = table::lock_due(connection, limit).await?;
+                for (record, now) in &mut due {
+                    record.postpone(*now, postpone);
+                }
+                let records: Vec<_> = due.into_iter().map(|(record, _)| record).collect();
+                table::update(connection, &records, Sweep::WhenDue).await?;
+                Ok(records.into_iter().map(|record| record.job).collect())
+            })
+            .await
+    }
+
+    async fn overdue(&self, limit: usize) -> PortResult<Vec<Job>> {
+        self.database.primary(async |connection| table::overdue(connection, limit).await).await
+    }
+
+    async fn recover(&self) -> PortResult<u64> {
+        self.database.primary(async |connection| table::recover(connection).await).await
+    }
+
+    async fn remove(&self, id: JobId) -> PortResult<bool> {
+        self.database.primary(async |connection| table::delete_ended(connection, id).await).await
+    }
+
+    async fn remove_expired(&self, limit: usize) -> PortResult<Vec<Job>> {
+        self.database.primary(async |connection| table::delete_expired(connection, limit).await).await
+    }
+
+    async fn waiting(&self) -> PortResult<Vec<(Stage, u64)>> {
+        self.database.primary(async |connection| table::waiting(connection).await).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

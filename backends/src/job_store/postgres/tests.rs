@@ -1,0 +1,371 @@
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use futures::{FutureExt as _, future::join_all};
+use raglan_pipeline::{
+    contract::job_store::{self as contract, a_query, accept, an_ingestion},
+    domain::{Tenant, WebhookTarget, now},
+    ports::{ErrorKind, Idempotency},
+};
+use sqlx::PgConnection;
+
+use super::*;
+use crate::database::{SqlxResultExt as _, postgres::scratch::Scratch};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// The scratch of a test of this module, or none where there is no server.
+async fn scratch(test: &str) -> Option<Scratch> {
+    Scratch::new(&format!("job_store::postgres::{test}")).await
+}
+
+fn keyed(key: &str) -> NewJob {
+    let idempotency = Some(Idempotency { key: key.into(), request_hash: "h".into() });
+    NewJob { idempotency, ..a_query(JobId::generate()) }
+}
+
+/// A group as the writer would make it.
+async fn write(database: &PostgresDatabase, operations: &[Operation]) -> PortResult<Vec<PortResult<Answer>>> {
+    let operations: Vec<_> = operations.iter().collect();
+    let mut connection = database.connection().await?;
+    group::write(&mut connection, &operations, HOUR).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keeps_the_contract() {
+    let Some(scratch) = scratch("keeps_the_contract").await else { return };
+    contract::run_all(async |retention| {
+        Arc::new(PostgresJobStore::new(scratch.database().await, retention)) as Arc<dyn JobStore>
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_jobs_of_two_hundred_callers_are_all_there() {
+    let Some(scratch) = scratch("two_thousand_jobs_of_two_hundred_callers_are_all_there").await else {
+        return;
+    };
+    let jobs = Arc::new(PostgresJobStore::new(scratch.database().await, HOUR));
+    let callers = (0..200).map(|_| {
+        let jobs = Arc::clone(&jobs);
+        tokio::spawn(async move {
+            let mut ids = Vec::new();
+            for _ in 0..10 {
+                ids.push(accept(&*jobs, a_query(JobId::generate())).await.id);
+            }
+            ids
+        })
+    });
+    let accepted: HashSet<_> = join_all(callers).await.into_iter().flat_map(Result::unwrap).collect();
+    let stored = jobs.list(&JobFilter { limit: 10_000, ..JobFilter::default() }).await.unwrap();
+    assert_eq!((accepted.len(), stored.len()), (2_000, 2_000));
+    assert_eq!(stored.into_iter().map(|job| job.id).collect::<HashSet<_>>(), accepted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_that_cannot_be_stored_fails_alone() {
+    let Some(scratch) = scratch("an_operation_that_cannot_be_stored_fails_alone").await else { return };
+    let jobs = Arc::new(PostgresJobStore::new(scratch.database().await, HOUR));
+    let taken = accept(&*jobs, a_query(JobId::generate())).await;
+    // PostgreSQL has no text with this character: the whole statement fails for one of its rows.
+    let accepts = (0..40).map(|i| {
+        let jobs = Arc::clone(&jobs);
+        let new = if i == 20 { keyed("a\0b") } else { keyed(&format!("key {i}")) };
+        tokio::spawn(async move { jobs.accept(new).await })
+    });
+    let (accepts, took) = tokio::join!(join_all(accepts), jobs.take(taken.id, taken.stage, HOUR));
+    assert!(matches!(took.unwrap(), Taken::Yes(_)));
+    let accepts: Vec<_> = accepts.into_iter().map(Result::unwrap).collect();
+    for (i, accepted) in accepts.into_iter().enumerate() {
+        match accepted {
+            Ok(Accepted::New(job)) if i != 20 => assert!(jobs.get(job.id).await.unwrap().is_some()),
+            Err(error) if i == 20 => assert_eq!(error.kind(), ErrorKind::Invalid, "{error}"),
+            other => panic!("accept {i}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_group_that_fails_leaves_nothing() {
+    let Some(scratch) = scratch("a_group_that_fails_leaves_nothing").await else { return };
+    let database = scratch.database().await;
+    let jobs = PostgresJobStore::new(database.clone(), HOUR);
+    let held = accept(&jobs, a_query(JobId::generate())).await;
+    let good = a_query(JobId::generate());
+    let group = [
+        Operation::Accept(Box::new(good.clone())),
+        Operation::Take { id: held.id, stage: held.stage, lease: HOUR },
+        Operation::Accept(Box::new(keyed("\0"))),
+    ];
+    assert_eq!(write(&database, &group).await.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(jobs.get(good.id).await.unwrap(), None);
+    assert_eq!(jobs.get(held.id).await.unwrap(), Some(held));
+}
+
+#[tokio::test]
+async fn an_idempotency_key_that_stands_twice_in_a_group_is_one_job() {
+    let Some(scratch) = scratch("an_idempotency_key_that_stands_twice_in_a_group_is_one_job").await else {
+        return;
+    };
+    let database = scratch.database().await;
+    let (first, again) = (keyed("k"), keyed("k"));
+    let other = Some(Idempotency { key: "k".into(), request_hash: "other".into() });
+    let reused = NewJob { idempotency: other, ..a_query(JobId::generate()) };
+    let theirs = NewJob { tenant: Tenant::new("other").unwrap(), ..keyed("k") };
+    let known = a_query(JobId::generate());
+    write(&database, &[Operation::Accept(Box::new(known.clone()))]).await.unwrap();
+    let group = [first, again, reused, theirs, known].map(|new| Operation::Accept(Box::new(new)));
+    let ids = group.each_ref().map(Operation::job);
+    let answers = write(&database, &group).await.unwrap();
+    let kinds: Vec<_> = answers
+        .iter()
+        .map(|answer| match answer {
+            Ok(Answer::Accepted(Accepted::New(_))) => "new",
+            Ok(Answer::Accepted(Accepted::Existing(job))) if job.id == ids[0] => "that of the first",
+            Ok(Answer::Accepted(Accepted::KeyReused)) => "reused",
+            Err(error) if error.kind() == ErrorKind::Conflict => "its id is taken",
+            other => panic!("unexpected: {other:?}"),
+        })
+        .collect();
+    assert_eq!(kinds, ["new", "that of the first", "reused", "new", "its id is taken"]);
+}
+
+#[tokio::test]
+async fn operations_on_many_jobs_share_a_transaction() {
+    let Some(scratch) = scratch("operations_on_many_jobs_share_a_transaction").await else { return };
+    let database = scratch.database().await;
+    let jobs = PostgresJobStore::new(database.clone(), HOUR);
+    let webhook = WebhookTarget { url: "https://example.com/".parse().unwrap(), events: vec![] };
+    let mut taken = Vec::new();
+    for _ in 0..5 {
+        let new = NewJob { webhook: Some(webhook.clone()), ..an_ingestion(JobId::generate()) };
+        let job = accept(&jobs, new).await;
+        taken.push(contract::take(&jobs, &job, HOUR).await);
+    }
+    let [extended, failed, ended, lost, misled] = taken.as_slice() else { panic!("five were taken") };
+    let error = || raglan_pipeline::domain::JobError::permanent("x", "x");
+    let group = [
+        Operation::Extend {
+            id: extended.id,
+            fence: extended.fence,
+            lease: HOUR,
+            status: Some(JobStatus::Embedding),
+            progress: None,
+        },
+        Operation::Finish { id: failed.id, fence: failed.fence, outcome: Outcome::Fail(error()) },
+        Operation::Accept(Box::new(a_query(JobId::generate()))),
+        Operation::End { id: ended.id, ending: Ending::Cancel },
+        Operation::Finish { id: lost.id, fence: lost.fence + 1, outcome: Outcome::Fail(error()) },
+        Operation::Take { id: JobId::generate(), stage: Stage::Ingestion, lease: HOUR },
+        Operation::Extend {
+            id: misled.id,
+            fence: misled.fence,
+            lease: HOUR,
+            status: Some(JobStatus::Failed),
+            progress: None,
+        },
+    ];
+    let statuses: Vec<_> = write(&database, &group)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|answer| match answer {
+            Ok(Answer::Held(Some(job)) | Answer::Accepted(Accepted::New(job))) => Ok(Some(job.status)),
+            Ok(Answer::Ended(Ended::Now(job))) => Ok(Some(job.status)),
+            Ok(Answer::Held(None) | Answer::Taken(Taken::Over)) => Ok(None),
+            Ok(other) => panic!("unexpected: {other:?}"),
+            Err(error) => Err(error.kind()),
+        })
+        .collect();
+    assert_eq!(
+        statuses,
+        [
+            Ok(Some(JobStatus::Embedding)),
+            Ok(Some(JobStatus::Failed)),
+            Ok(Some(JobStatus::Queued)),
+            Ok(Some(JobStatus::Cancelled)),
+            Ok(None),
+            Ok(None),
+            Err(ErrorKind::Invalid),
+        ]
+    );
+    for unchanged in [lost, misled] {
+        assert_eq!(jobs.get(unchanged.id).await.unwrap().as_ref(), Some(unchanged));
+    }
+    let deliveries: i64 = database
+        .primary(async |connection| {
+            sqlx::query_scalar("SELECT count(*) FROM deliveries").fetch_one(connection).await.port()
+        })
+        .await
+        .unwrap();
+    assert_eq!(deliveries, 2, "one for each that ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sweepers_of_two_processes_share_what_is_due() {
+    let Some(scratch) = scratch("sweepers_of_two_processes_share_what_is_due").await else { return };
+    let settings = scratch.settings();
+    let open = async || PostgresDatabase::open(settings.clone()).await.unwrap();
+    let (one, two) = (open().await, open().await);
+    let stores = [one.clone(), two.clone()].map(|database| Arc::new(PostgresJobStore::new(database, HOUR)));
+    let mut due = HashSet::new();
+    for _ in 0..60 {
+        let past = NewJob { due_at: now() - chrono::Duration::seconds(5), ..a_query(JobId::generate()) };
+        due.insert(accept(&*stores[0], past).await.id);
+    }
+    // One is in the middle of it, and the other does not wait.
+    let (locked, beside) = one
+        .transaction(async |connection: &mut PgConnection| {
+            let locked = table::lock_due(connection, 20).await?;
+            let beside = stores[1].due(100, HOUR).await?;
+            Ok((locked, beside))
+        })
+        .await
+        .unwrap();
+    assert_eq!((locked.len(), beside.len()), (20, 40));
+    // Both at once take the rest, and neither has one of the other's.
+    let sweeps = stores.iter().flat_map(|store| [Arc::clone(store), Arc::clone(store)]);
+    let sweeps = sweeps.map(|store| tokio::spawn(async move { store.due(7, HOUR).await.unwrap() }));
+    let rest: Vec<_> = join_all(sweeps).await.into_iter().flat_map(Result::unwrap).collect();
+    assert_eq!(rest.len(), 20);
+    let all: HashSet<_> = rest.iter().chain(&beside).map(|job| job.id).collect();
+    assert_eq!(all, due);
+}
+
+/// A job's place in the index of due times is allowed to be early, never late.
+#[tokio::test]
+async fn a_job_that_is_due_later_than_the_index_says_is_not_due() {
+    let Some(scratch) = scratch("a_job_that_is_due_later_than_the_index_says_is_not_due").await else {
+        return;
+    };
+    let database = scratch.database().await;
+    let jobs = PostgresJobStore::new(database.clone(), HOUR);
+    let past = NewJob { due_at: now() - chrono::Duration::seconds(5), ..a_query(JobId::generate()) };
+    let job = accept(&jobs, past).await;
+    let early = async || -> i64 {
+        database
+            .primary(async |connection| {
+                sqlx::query_scalar("SELECT count(*) FROM jobs WHERE sweep_at < due_at")
+                    .fetch_one(connection)
+                    .await
+                    .port()
+            })
+            .await
+            .unwrap()
+    };
+    let taken = contract::take(&jobs, &job, HOUR).await;
+    assert_eq!(early().await, 1, "taking it leaves the index alone");
+    assert!(jobs.due(10, HOUR).await.unwrap().is_empty(), "its worker lives");
+    assert_eq!(early().await, 0, "the sweeper has brought the index up to date");
+    let soon = Outcome::Retry { due_at: now() - chrono::Duration::seconds(1) };
+    jobs.finish(job.id, taken.fence, soon).await.unwrap().unwrap();
+    assert_eq!(jobs.due(10, HOUR).await.unwrap().len(), 1, "what is due earlier is earlier in the index");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_fail_for_a_moment_when_the_server_cuts_connections() {
+    let Some(scratch) = scratch("calls_fail_for_a_moment_when_the_server_cuts_connections").await else {
+        return;
+    };
+    let name = format!("cut {}", JobId::generate());
+    let database = PostgresDatabase::open(scratch.named_settings(&name)).await.unwrap();
+    let jobs = Arc::new(PostgresJobStore::new(database, HOUR));
+    let over = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..20)
+        .map(|_| {
+            let (jobs, over) = (Arc::clone(&jobs), Arc::clone(&over));
+            tokio::spawn(async move {
+                let mut stored = Vec::new();
+                while !over.load(Ordering::SeqCst) {
+                    let id = JobId::generate();
+                    match jobs.accept(a_query(id)).await {
+                        Ok(Accepted::New(job)) => stored.push(job.id),
+                        Ok(other) => panic!("unexpected: {other:?}"),
+                        Err(error) => assert!(error.is_transient(), "{error:?}"),
+                    }
+                    if let Err(error) = jobs.get(id).await {
+                        assert!(error.is_transient(), "{error:?}");
+                    }
+                }
+                stored
+            })
+        })
+        .collect();
+    let elsewhere = PostgresDatabase::connect(scratch.settings()).await.unwrap();
+    let mut cut = 0;
+    while cut < 10 {
+        let pids: Vec<bool> = elsewhere
+            .primary(async |connection| {
+                sqlx::query_scalar(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1",
+                )
+                .bind(&name)
+                .fetch_all(connection)
+                .await
+                .port()
+            })
+            .await
+            .unwrap();
+        cut += pids.len();
+        // As long as nothing was stored since, cutting again shows nothing new.
+        while jobs.accept(a_query(JobId::generate())).await.is_err() {}
+    }
+    over.store(true, Ordering::SeqCst);
+    let mut stored = HashSet::new();
+    for caller in join_all(callers).await {
+        stored.extend(caller.unwrap());
+    }
+    for id in &stored {
+        assert!(jobs.get(*id).await.unwrap().is_some(), "what was accepted is there");
+    }
+    assert!(!stored.is_empty());
+}
+
+#[tokio::test]
+async fn a_caller_that_left_before_its_turn_changes_nothing() {
+    let Some(scratch) = scratch("a_caller_that_left_before_its_turn_changes_nothing").await else { return };
+    let name = format!("left {}", JobId::generate());
+    let database = PostgresDatabase::open(scratch.named_settings(&name)).await.unwrap();
+    let jobs = Arc::new(PostgresJobStore::new(database.clone(), HOUR));
+    let held = accept(&*jobs, a_query(JobId::generate())).await;
+    let left = a_query(JobId::generate());
+    // The writer waits for the row that this transaction has; a call that comes meanwhile waits for its turn.
+    let waits = database
+        .transaction(async |connection: &mut PgConnection| {
+            table::lock(connection, &[held.id]).await?;
+            let waits = tokio::spawn({
+                let (jobs, held) = (Arc::clone(&jobs), held.clone());
+                async move { jobs.take(held.id, held.stage, HOUR).await }
+            });
+            until_somebody_waits(&database, &name).await;
+            assert!(jobs.accept(left.clone()).now_or_never().is_none());
+            Ok(waits)
+        })
+        .await
+        .unwrap();
+    assert!(matches!(waits.await.unwrap().unwrap(), Taken::Yes(_)));
+    let stays = accept(&*jobs, a_query(JobId::generate())).await;
+    assert!(jobs.get(stays.id).await.unwrap().is_some());
+    assert_eq!(jobs.get(left.id).await.unwrap(), None);
+}
+
+/// Until a statement in a connection of this name waits for a lock.
+async fn until_somebody_waits(database: &PostgresDatabase, name: &str) {
+    let waits = async |connection: &mut PgConnection| -> PortResult<bool> {
+        sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock')",
+        )
+        .bind(name)
+        .fetch_one(connection)
+        .await
+        .port()
+    };
+    while !database.primary(waits).await.unwrap() {
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,226 @@
+//! One task owns the connection that writes jobs, and writes what waits together.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant},
+};
+
+use futures::FutureExt as _;
+use raglan_pipeline::{
+    domain::JobId,
+    ports::{ErrorKind, PortError, PortResult},
+};
+use sqlx::{Connection as _, PgConnection};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tracing::{debug, error, warn};
+
+use super::group::{self, Answer, Operation};
+use crate::database::{
+    PostgresDatabase,
+    postgres::{TRUSTED, is_alive},
+};
+
+/// How many operations wait at most; callers beyond these wait for a place.
+const QUEUE: usize = 4_096;
+/// How long a caller waits for a place before it is refused.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// At most so many operations share a transaction.
+const GROUP: usize = 256;
+
+/// The writer's end for callers.
+#[derive(Debug, Clone)]
+pub(super) struct Writer {
+    requests: mpsc::Sender<Request>,
+    /// How long an operation may take once it has a place: the group before it, its own, and one of it alone.
+    limit: Duration,
+}
+
+#[derive(Debug)]
+struct Request {
+    operation: Operation,
+    reply: oneshot::Sender<PortResult<Answer>>,
+}
+
+impl Writer {
+    /// Starts the task on the present runtime.
+    pub(super) fn start(database: PostgresDatabase, retention: Duration) -> Self {
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let limit = 3 * database.call_timeout();
+        tokio::spawn(Task { database, retention, connection: None, queue, waiting: VecDeque::new() }.run());
+        Self { requests, limit }
+    }
+
+    /// Does an operation, once with those that wait beside it, and picks its answer out.
+    pub(super) async fn run<T>(
+        &self,
+        operation: Operation,
+        pick: impl FnOnce(Answer) -> Option<T>,
+    ) -> PortResult<T> {
+        let (reply, answer) = oneshot::channel();
+        match self.requests.send_timeout(Request { operation, reply }, PATIENCE).await {
+            Ok(()) => {}
+            Err(mpsc::error::SendTimeoutError::Closed(_)) => return Err(gone()),
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
+                return Err(PortError::new(ErrorKind::Overloaded, "too many writes wait for the database")
+                    .with_retry_after(Duration::from_secs(1)));
+            }
+        }
+        match timeout(self.limit, answer).await {
+            Ok(answer) => pick(answer.map_err(|_| gone())??).ok_or_else(|| {
+                PortError::new(ErrorKind::Internal, "a write was answered with another's answer")
+            }),
+            Err(_) => Err(late()),
+        }
+    }
+}
+
+fn gone() -> PortError {
+    PortError::new(ErrorKind::Unavailable, "the writer of the database has gone")
+}
+
+struct Task {
+    database: PostgresDatabase,
+    retention: Duration,
+    /// With when it was used last. None before the first group, and after one that left it in a state not worth guessing.
+    connection: Option<(PgConnection, Instant)>,
+    queue: mpsc::Receiver<Request>,
+    /// Taken from the queue and not yet in a group: another operation on the same job was before it.
+    waiting: VecDeque<Request>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        while let Some(group) = self.gather().await {
+            // A panic in one group must not take the writer from all others. Its callers see that there is no answer.
+            if AssertUnwindSafe(self.write(group)).catch_unwind().await.is_err() {
+                error!("a write to the database panicked");
+                self.connection = None;
+            }
+        }
+        if let Some((connection, _)) = self.connection
+            && let Err(error) = connection.close().await
+        {
+            debug!(%error, "connection not closed cleanly");
+        }
+    }
+
+    /// What waits, as far as it can be done together: a job's operations come one after the other. Waits for the first; none
+    /// when nobody will ever ask again.
+    async fn gather(&mut self) -> Option<Vec<Request>> {
+        let mut arrived = Vec::new();
+        if self.waiting.is_empty() {
+            if self.queue.recv_many(&mut arrived, GROUP).await == 0 {
+                return None;
+            }
+        } else {
+            let most = GROUP.min(QUEUE.saturating_sub(self.waiting.len()));
+            while arrived.len() < most
+                && let Ok(request) = self.queue.try_recv()
+            {
+                arrived.push(request);
+            }
+        }
+        let mut jobs = HashSet::<JobId>::new();
+        let mut group = Vec::new();
+        for request in std::mem::take(&mut self.waiting).into_iter().chain(arrived) {
+            if request.reply.is_closed() {
+                // Its caller has left before it began.
+                continue;
+            }
+            if group.len() < GROUP && jobs.insert(request.operation.job()) {
+                group.push(request);
+            } else {
+                self.waiting.push_back(request);
+            }
+        }
+        Some(group)
+    }
+
+    /// Writes a group, and where it fails for a reason of its own, each operation by itself, so that one fails alone.
+    async fn write(&mut self, group: Vec<Request>) {
+        let operations: Vec<_> = group.iter().map(|request| &request.operation).collect();
+        let error = match self.transaction(&operations).await {
+            Ok(answers) => {
+                for (request, answer) in group.into_iter().zip(answers) {
+                    request.answer(answer);
+                }
+                return;
+            }
+            Err(error) => error,
+        };
+        warn!(%error, writes = group.len(), "writes of jobs failed");
+        let mut error = Some(error).filter(|_| group.len() == 1 || self.connection.is_none());
+        for request in group {
+            // The server is away, and would be for each of them.
+            if let Some(error) = &error {
+                request.answer(Err(repeated(error)));
+                continue;
+            }
+            if request.reply.is_closed() {
+                continue;
+            }
+            match self.transaction(&[&request.operation]).await {
+                Ok(mut answers) => request.answer(answers.pop().unwrap_or_else(|| Err(gone()))),
+                Err(alone) => {
+                    request.answer(Err(repeated(&alone)));
+                    error = Some(alone).filter(|_| self.connection.is_none());
+                }
+            }
+        }
+    }
+
+    /// Does operations in one transaction. After an error the connection is gone, or fit for the next transaction.
+    async fn transaction(&mut self, operations: &[&Operation]) -> PortResult<Vec<PortResult<Answer>>> {
+        if operations.is_empty() {
+            return Ok(Vec::new());
+        }
+        let began = Instant::now();
+        let limit = self.database.call_timeout();
+        // Taken out, so that whatever cuts this short closes it.
+        let mut connection = self.connect().await?;
+        let Ok(done) = timeout(limit, group::write(&mut connection, operations, self.retention)).await else {
+            return Err(late());
+        };
+        // A transaction that failed is undone now.
+        if done.is_ok() || is_alive(&mut connection).await {
+            self.connection = Some((connection, Instant::now()));
+        }
+        metrics::histogram!("raglan_database_writes_per_commit").record(operations.len() as f64);
+        metrics::histogram!("raglan_database_commit_seconds").record(began.elapsed());
+        done
+    }
+
+    /// The connection, or a new one where there is none or the server closed it while nobody used it.
+    async fn connect(&mut self) -> PortResult<PgConnection> {
+        if let Some((mut connection, used)) = self.connection.take()
+            && (used.elapsed() < TRUSTED || is_alive(&mut connection).await)
+        {
+            return Ok(connection);
+        }
+        self.database.connection().await
+    }
+}
+
+impl Request {
+    fn answer(self, answer: PortResult<Answer>) {
+        // Nobody there any more: it has happened all the same.
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// The same error for one more caller.
+fn repeated(error: &PortError) -> PortError {
+    let same = PortError::new(error.kind(), error.to_string());
+    match error.retry_after() {
+        Some(after) => same.with_retry_after(after),
+        None => same,
+    }
+}
+
+fn late() -> PortError {
+    PortError::new(ErrorKind::Timeout, "the database did not answer in time")
+}
