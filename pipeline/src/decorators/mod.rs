@@ -2,6 +2,7 @@
 //! backend has its own.
 
 pub mod breaker;
+pub mod coalesce;
 mod failure;
 pub mod faults;
 pub mod retry;
