@@ -23,6 +23,8 @@ pub mod keyword_index;
 pub mod models;
 #[cfg(feature = "parsers")]
 pub mod parser;
+#[cfg(feature = "redis")]
+pub mod redis_client;
 #[cfg(any(feature = "tantivy", feature = "usearch"))]
 mod replica;
 pub mod reranker;

@@ -50,10 +50,11 @@ impl Follow {
         let Some(job) = self.jobs.get(id).await? else {
             return Ok(futures::stream::empty().boxed());
         };
-        let kept = match &live {
-            Some(_) => self.events.read(id).await.unwrap_or_default(),
-            None => Vec::new(),
-        };
+        // A log that is down is as one that has lost everything: the job itself tells how it ends.
+        let kept = self.events.read(id).await.unwrap_or_else(|error| {
+            warn!(job_id = %id, %error, "events not read; following the job itself");
+            Vec::new()
+        });
         if kept.last().is_some_and(|last| last.kind.is_final() && last.seq <= after) {
             return Ok(futures::stream::empty().boxed());
         }

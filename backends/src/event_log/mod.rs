@@ -1,5 +1,9 @@
 //! The events of jobs: implementations of [`raglan_pipeline::ports::EventLog`].
 
 mod in_process;
+#[cfg(feature = "redis")]
+mod redis;
 
-pub use in_process::{EventLogSettings, InProcessEventLog};
+pub use self::in_process::{EventLogSettings, InProcessEventLog};
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisEventLog, RedisEventLogSettings};

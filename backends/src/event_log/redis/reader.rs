@@ -1,0 +1,120 @@
+//! One reader of one job.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use raglan_pipeline::{decorators::retry::Backoff, domain::JobId, ports::Followed};
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::{
+    Log, PAGE,
+    hub::{Member, Signal},
+    wire::{Entry, Linked},
+};
+
+/// How long a reader waits for its job to be heard before it reads the past. When it is heard, it reads again.
+const HEARD_WITHIN: Duration = Duration::from_millis(250);
+/// A reader that hears nothing for so long reads: a part of a cluster may have been cut off from the node that is listened to.
+const SILENCE: Duration = Duration::from_secs(15);
+/// How long to wait before a read that failed is made again.
+const BACKOFF: Backoff =
+    Backoff { base: Duration::from_millis(100), factor: 2.0, max: Duration::from_secs(2) };
+
+/// A place in a job's events.
+pub(super) struct Reader {
+    log: Arc<Log>,
+    member: Member,
+    job: JobId,
+    /// The number of the last event that was taken or missed.
+    cursor: u64,
+    /// What was taken and not yet asked for, at most a page of events.
+    ready: VecDeque<Followed>,
+    /// Whether the stream may have more than was heard.
+    behind: bool,
+    /// Reads in a row that failed.
+    failures: u32,
+}
+
+impl Reader {
+    pub(super) fn new(log: Arc<Log>, member: Member, job: JobId, after: u64) -> Self {
+        Self { log, member, job, cursor: after, ready: VecDeque::new(), behind: true, failures: 0 }
+    }
+
+    /// What comes next.
+    pub(super) async fn next(&mut self) -> Followed {
+        if !std::mem::replace(&mut self.member.heard, true) {
+            // What is signalled now will be read in any case.
+            let _ = timeout(HEARD_WITHIN, self.member.recv()).await;
+        }
+        // A reader that is far behind lets other tasks run now and then.
+        tokio::task::coop::consume_budget().await;
+        loop {
+            if let Some(next) = self.ready.pop_front() {
+                return next;
+            }
+            if self.behind { self.read().await } else { self.hear().await }
+        }
+    }
+
+    async fn hear(&mut self) {
+        match timeout(SILENCE, self.member.recv()).await {
+            Ok(Signal::Event(linked)) => self.take_heard(linked),
+            Ok(Signal::Reread) | Err(_) => self.behind = true,
+        }
+    }
+
+    async fn read(&mut self) {
+        let page = match self.log.reading.acquire().await {
+            Ok(_turn) => self.log.page(self.job, self.cursor.saturating_add(1)).await,
+            // It is never closed.
+            Err(_) => std::future::pending().await,
+        };
+        match page {
+            Ok(page) => {
+                self.failures = 0;
+                self.behind = page.len() == PAGE;
+                for entry in page {
+                    self.take(entry);
+                }
+            }
+            Err(error) => {
+                self.failures = self.failures.saturating_add(1);
+                debug!(job_id = %self.job, %error, "events not read; trying again");
+                let delay = BACKOFF.delay(self.failures, &mut rand::rng());
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
+
+    /// Takes what was heard, unless something before it was not: then the stream has both.
+    fn take_heard(&mut self, linked: Arc<Linked>) {
+        match linked.before {
+            Some(before) if before > self.cursor => self.behind = true,
+            _ => {
+                let linked = Arc::unwrap_or_clone(linked);
+                self.take(Entry { seq: linked.event.seq, linked: Some(linked) });
+            }
+        }
+    }
+
+    /// Takes what was read.
+    fn take(&mut self, entry: Entry) {
+        let Entry { seq, linked } = entry;
+        if seq <= self.cursor {
+            return;
+        }
+        let missed = match &linked {
+            // A reader from the very beginning has missed nothing that it could know of.
+            Some(Linked { before: None, .. }) => (self.cursor > 0).then(|| seq - 1),
+            Some(Linked { before: Some(before), .. }) => (*before > self.cursor).then_some(*before),
+            None => Some(seq),
+        };
+        if let Some(up_to) = missed {
+            self.ready.push_back(Followed::Missed { up_to });
+        }
+        if let Some(linked) = linked {
+            self.ready.push_back(Followed::Event(linked.event));
+        }
+        self.cursor = seq;
+    }
+}
