@@ -62,6 +62,13 @@ impl Cache for RedisCache {
         self.client.call(&key, set).await
     }
 
+    async fn take(&self, namespace: Namespace, key: &str) -> PortResult<Option<Bytes>> {
+        let key = self.key(namespace, key);
+        let value: Option<Vec<u8>> =
+            self.client.call(&key, |_| Call::Command(cmd("GETDEL").arg(&key).take())).await?;
+        Ok(value.map(Bytes::from))
+    }
+
     async fn remove(&self, namespace: Namespace, key: &str) -> PortResult<()> {
         self.unlink(&self.key(namespace, key)).await
     }

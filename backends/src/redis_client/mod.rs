@@ -135,6 +135,31 @@ impl RedisClient {
         result
     }
 
+    /// Removes all keys of the prefix, for an installation that is given up. On a cluster some stay until their time has run out, as every key's does.
+    ///
+    /// # Errors
+    /// As of any call.
+    pub async fn remove_keys(&self) -> PortResult<()> {
+        let pattern = format!("{}:*", self.prefix);
+        let mut cursor = 0u64;
+        loop {
+            let scan = |_| {
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1_000);
+                Call::Command(scan)
+            };
+            let (next, keys): (u64, Vec<Vec<u8>>) = self.call(&pattern, scan).await?;
+            for key in keys {
+                let unlink = |_| Call::Command(redis::cmd("UNLINK").arg(&key).take());
+                self.call::<()>(&String::from_utf8_lossy(&key), unlink).await?;
+            }
+            if next == 0 {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+
     /// Opens a connection of its own for subscriptions, whose messages go to `pushes` as they come. `attempt` counts the tries so far.
     pub(crate) async fn subscriber(
         &self,

@@ -40,6 +40,25 @@ impl PostgresDatabase {
         done
     }
 
+    /// Removes the schema with everything in it, for an installation that is given up.
+    ///
+    /// # Errors
+    /// `Invalid` where the settings name no schema, `Unavailable` when the server does not answer.
+    pub async fn drop_schema(settings: &PostgresSettings) -> PortResult<()> {
+        let Some(schema) = &settings.schema else {
+            return Err(invalid("only a schema of Raglan's own can be removed, and the settings name none"));
+        };
+        let sql = format!("DROP SCHEMA IF EXISTS {} CASCADE", quoted(schema)?);
+        let database = Self::connect(settings.clone()).await?;
+        let dropped = database
+            .primary(async |connection| {
+                sqlx::query(AssertSqlSafe(sql)).execute(connection).await.port().map(drop)
+            })
+            .await;
+        database.close().await;
+        dropped
+    }
+
     /// Whether the tables are those of this program.
     ///
     /// # Errors

@@ -149,7 +149,8 @@ pub(super) fn redis_settings(settings: &config::Redis) -> Result<RedisSettings, 
     Ok(RedisSettings {
         prefix: settings.prefix.clone(),
         connections: settings.connections,
-        ..RedisSettings::new(given(&settings.url)?)
+        url: given(&settings.url)?,
+        ..RedisSettings::default()
     })
 }
 
