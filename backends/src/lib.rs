@@ -21,11 +21,12 @@ pub mod keyword_index;
 pub mod models;
 #[cfg(feature = "parsers")]
 pub mod parser;
-#[cfg(any(feature = "tantivy", feature = "usearch"))]
+#[cfg(any(feature = "qdrant", feature = "tantivy", feature = "usearch"))]
 mod replica;
 pub mod reranker;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::print_stdout, dead_code)] // each backend's tests use what they need of it
+#[allow(clippy::unwrap_used, clippy::print_stdout, dead_code)]
+// each backend's tests use what they need of it
 mod test_servers;
 pub mod vector_index;
 #[cfg(feature = "http")]
