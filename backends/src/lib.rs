@@ -25,7 +25,7 @@ pub mod models;
 pub mod parser;
 #[cfg(feature = "redis")]
 pub mod redis_client;
-#[cfg(any(feature = "tantivy", feature = "usearch"))]
+#[cfg(any(feature = "qdrant", feature = "tantivy", feature = "usearch"))]
 mod replica;
 pub mod reranker;
 #[cfg(test)]

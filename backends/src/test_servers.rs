@@ -22,6 +22,24 @@ pub(crate) fn redis_url() -> String {
     address("RAGLAN_TEST_REDIS_URL", "redis://127.0.0.1:6379")
 }
 
+/// Where Qdrant answers (gRPC), where one does.
+#[cfg(feature = "qdrant")]
+pub(crate) fn qdrant_url() -> Option<String> {
+    std::env::var("RAGLAN_TEST_QDRANT_URL").ok()
+}
+
+/// A bucket of S3-compatible storage, where there is one: `http://access_key:secret_key@host:port/bucket`.
+#[cfg(feature = "s3")]
+pub(crate) fn s3_url() -> Option<String> {
+    std::env::var("RAGLAN_TEST_S3_URL").ok()
+}
+
+/// The Python that has the packages of `tests/python/requirements.txt`, where there is one.
+#[cfg(feature = "s3")]
+pub(crate) fn python() -> Option<std::path::PathBuf> {
+    std::env::var_os("RAGLAN_TEST_PYTHON").map(std::path::PathBuf::from)
+}
+
 /// Says that a test was left out and why, on its output and in the file that `RAGLAN_TEST_SKIPPED` names.
 pub(crate) fn skipped(test: &str, why: &str) {
     println!("skipped {test}: {why}");

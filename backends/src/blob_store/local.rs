@@ -14,6 +14,8 @@ use raglan_pipeline::ports::{BlobStore, ErrorKind, PortError, PortResult};
 use tracing::warn;
 use uuid::Uuid;
 
+use super::key;
+
 /// Where blobs are written before they get their name. `+` is in no key.
 const UNFINISHED: &str = "+unfinished";
 /// What a crash left unfinished is removed after so long; a younger file may belong to another process that still writes.
@@ -134,18 +136,11 @@ struct Place {
 
 impl Place {
     fn of(key: &str) -> PortResult<Self> {
-        let is_part = |part: &str| {
-            !matches!(part, "" | "." | "..")
-                && part.len() <= LONGEST_PART
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-        };
-        if !key.split('/').all(is_part) {
+        key::check(key)?;
+        if let Some(part) = key.split('/').find(|part| part.len() > LONGEST_PART) {
             return Err(PortError::new(
                 ErrorKind::Invalid,
-                format!(
-                    "a blob's key is parts of letters, digits and . _ - with / between them, got {:?}",
-                    key.chars().take(80).collect::<String>()
-                ),
+                format!("a part of a blob's key has at most {LONGEST_PART} characters, got {}", part.len()),
             ));
         }
         let (folders, name) =

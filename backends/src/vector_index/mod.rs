@@ -8,6 +8,8 @@ mod files;
 mod graph;
 #[cfg(feature = "usearch")]
 mod plan;
+#[cfg(feature = "qdrant")]
+pub mod qdrant;
 #[cfg(feature = "usearch")]
 mod rows;
 #[cfg(feature = "usearch")]

@@ -5,9 +5,9 @@ use clap::Args;
 
 use crate::{compose, config::Config};
 
-/// Remove everything that this configuration's processes keep on PostgreSQL, RabbitMQ, Redis and Qdrant.
+/// Remove what this configuration's processes keep on PostgreSQL, RabbitMQ and Redis.
 ///
-/// The schema with all jobs and documents, the queues, the keys, the collections. Stop the processes first. Blobs are left where they are.
+/// The schema with all jobs and documents, the queues, the keys. Stop the processes first. Blobs and Qdrant's collections are left where they are.
 #[derive(Debug, Args)]
 pub struct Destroy {
     /// Say that this is meant.

@@ -16,7 +16,6 @@ use raglan_backends::{
     event_log::{RedisEventLog, RedisEventLogSettings},
     job_store::PostgresJobStore,
     redis_client::RedisClient,
-    vector_index::qdrant::{QdrantIndex, QdrantSettings},
     webhook_sender::{HttpWebhookSender, SenderSettings},
 };
 use raglan_pipeline::{
@@ -198,12 +197,6 @@ pub async fn destroy(config: &Config) -> anyhow::Result<()> {
     let redis = problem("redis", redis_settings(&config.redis))?;
     RabbitMqBroker::remove_queues(&rabbitmq).await?;
     RedisClient::new(&redis)?.remove_keys().await?;
-    if let Some(url) = &config.qdrant.url {
-        let mut settings = QdrantSettings::new(url.clone(), String::new(), 0);
-        settings.api_key.clone_from(&config.qdrant.api_key);
-        settings.name.clone_from(&config.qdrant.name);
-        QdrantIndex::remove_collections(&settings).await?;
-    }
     Ok(PostgresDatabase::drop_schema(&postgres).await?)
 }
 
