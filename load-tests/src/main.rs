@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo run --release -p raglan-load-tests -- ingest --dataset DIR --pid PID
 //! cargo run --release -p raglan-load-tests -- passages --dataset DIR --model DIR
+//! cargo run --release -p raglan-load-tests -- encoder --dataset DIR --model DIR
 //! cargo run --release -p raglan-load-tests -- searchers --dataset DIR --searchers 1 10 50 --seconds 20
 //! cargo run --release -p raglan-load-tests -- start --binary target/release/raglan --data-dir DIR
 //! cargo run --release -p raglan-load-tests -- embed --dataset DIR --model DIR --embeddings FILE --questions FILE
@@ -15,11 +16,13 @@
 
 mod api;
 mod dataset;
+mod encoder;
 mod indexes;
 mod ingest;
 mod passages;
 mod process;
 mod searchers;
+mod sequences;
 mod start;
 mod stats;
 
@@ -35,6 +38,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Embed(indexes::embed::Embed),
+    Encoder(encoder::EncoderAlone),
     Ingest(ingest::Ingest),
     Passages(passages::Passages),
     Keyword(indexes::keyword::Keyword),
@@ -47,6 +51,7 @@ enum Command {
 async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Embed(embed) => indexes::embed::run(&embed).await,
+        Command::Encoder(encoder) => encoder::run(&encoder),
         Command::Ingest(ingest) => ingest::run(&ingest).await,
         Command::Passages(passages) => passages::run(&passages),
         Command::Keyword(keyword) => indexes::keyword::run(&keyword).await,

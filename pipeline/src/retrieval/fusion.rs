@@ -27,6 +27,8 @@ pub struct Fused {
 /// Min-max scaling with a weighted sum is "CombSUM over normalised scores" (Fox and Shaw 1994; Bruch et al., "An
 /// Analysis of Fusion Functions for Hybrid Retrieval", 2022); a chunk that one search did not find gets that search's
 /// least, 0. Reciprocal rank fusion is Cormack et al. 2009.
+///
+/// Hits of the same score share the place of the first of them: which of two equal texts a search names first is chance.
 #[must_use]
 pub fn fuse(fusion: &Fusion, depth: usize, vector: &[Hit], keyword: &[Hit]) -> Vec<Fused> {
     let mut found: HashMap<ChunkId, Fused> = HashMap::with_capacity(vector.len() + keyword.len());
@@ -35,9 +37,13 @@ pub fn fuse(fusion: &Fusion, depth: usize, vector: &[Hit], keyword: &[Hit]) -> V
         [(vector, vector_weight, Side::Vector), (keyword, keyword_weight, Side::Keyword)]
     {
         let scale = MinMax::of(&hits[..hits.len().min(depth)]);
-        for (rank, hit) in (1u32..).zip(hits) {
+        let (mut rank, mut last) = (0, None);
+        for (number, hit) in (1u32..).zip(hits) {
+            if last.replace(hit.score) != Some(hit.score) {
+                rank = number;
+            }
             let gain = match fusion {
-                _ if rank as usize > depth => 0.0,
+                _ if number as usize > depth => 0.0,
                 Fusion::MinMax { .. } => scale.apply(hit.score),
                 #[allow(clippy::cast_precision_loss)] // ranks are small
                 Fusion::Rrf { k, .. } => 1.0 / (k + rank as f32),
@@ -62,7 +68,7 @@ pub fn fuse(fusion: &Fusion, depth: usize, vector: &[Hit], keyword: &[Hit]) -> V
     fused.sort_by(|a, b| {
         b.score
             .total_cmp(&a.score)
-            .then_with(|| best(a).cmp(&best(b)))
+            .then_with(|| a.ranks.best().cmp(&b.ranks.best()))
             .then_with(|| a.chunk_id.cmp(&b.chunk_id))
     });
     fused
@@ -78,10 +84,6 @@ fn weights(fusion: &Fusion) -> Weights {
     match fusion {
         Fusion::MinMax { weights } | Fusion::Rrf { weights, .. } => *weights,
     }
-}
-
-fn best(fused: &Fused) -> u32 {
-    fused.ranks.vector.into_iter().chain(fused.ranks.keyword).min().unwrap_or(u32::MAX)
 }
 
 /// Scales scores to 0..1 by the least and the greatest of a list.
@@ -137,6 +139,23 @@ mod tests {
         let fused = fuse(&fusion, 100, &hits(&[(1, 0.9), (2, 0.5)]), &hits(&[(2, 3.0)]));
         assert_eq!(fused[0].chunk_id, id(2));
         assert!((fused[0].score - (1.0 / 62.0 + 1.0 / 61.0)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn equals_share_a_place_whichever_comes_first() {
+        let rrf = Fusion::Rrf { k: 60.0, weights: Weights::default() };
+        for fusion in [Fusion::default(), rrf] {
+            let fused = fuse(
+                &fusion,
+                100,
+                &hits(&[(1, 0.9), (2, 0.9), (3, 0.1)]),
+                &hits(&[(2, 20.0), (1, 20.0), (4, 15.0)]),
+            );
+            assert!(fused[0].score.total_cmp(&fused[1].score).is_eq(), "{fused:?}");
+            assert_eq!(fused[1].ranks, Ranks { vector: Some(1), keyword: Some(1), rerank: None });
+            let third = fused.iter().find(|one| one.chunk_id == id(3)).unwrap();
+            assert_eq!(third.ranks.vector, Some(3));
+        }
     }
 
     #[test]

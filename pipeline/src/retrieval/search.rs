@@ -319,11 +319,12 @@ impl Retriever {
 }
 
 /// Puts the records to their scores. What is not live any more, or does not match the filter any more, falls away: the
-/// indexes may be a moment behind the store.
+/// indexes may be a moment behind the store. Of equals, the document that was there first comes first: so the same documents, taken in
+/// anew in the same order, are found in the same order.
 fn merge(fused: Vec<fusion::Fused>, records: Vec<PassageRecord>, filter: &MetadataFilter) -> Vec<Passage> {
     let mut records: std::collections::HashMap<ChunkId, PassageRecord> =
         records.into_iter().map(|record| (record.chunk_id, record)).collect();
-    fused
+    let mut passages: Vec<Passage> = fused
         .into_iter()
         .filter_map(|fused| {
             let record = records.remove(&fused.chunk_id)?;
@@ -333,7 +334,16 @@ fn merge(fused: Vec<fusion::Fused>, records: Vec<PassageRecord>, filter: &Metada
                 ranks: fused.ranks,
             })
         })
-        .collect()
+        .collect();
+    passages.sort_by(|a, b| {
+        b.score
+            .total_cmp(&a.score)
+            .then_with(|| a.ranks.best().cmp(&b.ranks.best()))
+            // Ids of documents grow with time.
+            .then_with(|| a.record.document_id.cmp(&b.record.document_id))
+            .then_with(|| a.record.ordinal.cmp(&b.record.ordinal))
+    });
+    passages
 }
 
 /// The best, without what says the same and without too many of one document. What nobody asks for is not compared.
@@ -433,6 +443,45 @@ fn record(timings: &SearchTimings) {
     ] {
         if let Some(spent) = spent {
             metrics::histogram!("raglan_search_seconds", "part" => part).record(spent.as_secs_f64());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::Metadata;
+
+    #[test]
+    fn of_equals_the_older_document_comes_first_whatever_the_indexes_say() {
+        let record = |chunk: u128, document: u128| PassageRecord {
+            chunk_id: ChunkId(Uuid::from_u128(chunk)),
+            document_id: DocumentId(Uuid::from_u128(document)),
+            external_id: String::new(),
+            title: String::new(),
+            uri: None,
+            metadata: Metadata::new(),
+            heading_path: Vec::new(),
+            text: "The same in both.".to_owned(),
+            ordinal: 0,
+            start: 0,
+            end: 17,
+        };
+        let hits = |chunks: [u128; 3], scores: [f32; 3]| -> Vec<Hit> {
+            let hit = |(chunk, score)| Hit { chunk_id: ChunkId(Uuid::from_u128(chunk)), score };
+            chunks.into_iter().zip(scores).map(hit).collect()
+        };
+        let records = vec![record(1, 20), record(2, 10), record(3, 5)];
+        let words = hits([2, 1, 3], [7.0, 7.0, 1.0]);
+        for first in [[1, 2, 3], [2, 1, 3]] {
+            let vectors = hits(first, [0.9, 0.9, 0.1]);
+            let fused = fusion::fuse(&crate::pipelines::Fusion::default(), 100, &vectors, &words);
+            let passages = merge(fused, records.clone(), &MetadataFilter::default());
+            let order: Vec<u128> =
+                passages.iter().map(|passage| passage.record.document_id.0.as_u128()).collect();
+            assert_eq!(order, [10, 20, 5]);
         }
     }
 }
