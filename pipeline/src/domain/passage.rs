@@ -17,7 +17,7 @@ pub enum SearchMode {
     Keyword,
 }
 
-/// The place a passage had in each ranking, from 1; absent where it was not found. Equally good ones share a place.
+/// The place a passage had in each ranking, from 1; absent where it was not found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ranks {
     /// In the vector search.
@@ -29,14 +29,6 @@ pub struct Ranks {
     /// After re-ranking.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerank: Option<u32>,
-}
-
-impl Ranks {
-    /// The better place of the two searches; `u32::MAX` where neither found it.
-    #[must_use]
-    pub fn best(self) -> u32 {
-        self.vector.into_iter().chain(self.keyword).min().unwrap_or(u32::MAX)
-    }
 }
 
 /// A live chunk with its document, as the store answers.

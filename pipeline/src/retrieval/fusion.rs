@@ -15,7 +15,9 @@ pub struct Fused {
     pub chunk_id: ChunkId,
     /// Higher is better; at most the sum of the weights.
     pub score: f32,
-    /// Its places.
+    /// The better of its places, from 1, where hits of the same score share one: which of two equal texts a search names first is chance.
+    pub place: u32,
+    /// Its places as the searches named them.
     pub ranks: Ranks,
 }
 
@@ -28,7 +30,7 @@ pub struct Fused {
 /// Analysis of Fusion Functions for Hybrid Retrieval", 2022); a chunk that one search did not find gets that search's
 /// least, 0. Reciprocal rank fusion is Cormack et al. 2009.
 ///
-/// Hits of the same score share the place of the first of them: which of two equal texts a search names first is chance.
+/// By reciprocal ranks too, hits of the same score gain the same.
 #[must_use]
 pub fn fuse(fusion: &Fusion, depth: usize, vector: &[Hit], keyword: &[Hit]) -> Vec<Fused> {
     let mut found: HashMap<ChunkId, Fused> = HashMap::with_capacity(vector.len() + keyword.len());
@@ -37,30 +39,32 @@ pub fn fuse(fusion: &Fusion, depth: usize, vector: &[Hit], keyword: &[Hit]) -> V
         [(vector, vector_weight, Side::Vector), (keyword, keyword_weight, Side::Keyword)]
     {
         let scale = MinMax::of(&hits[..hits.len().min(depth)]);
-        let (mut rank, mut last) = (0, None);
-        for (number, hit) in (1u32..).zip(hits) {
+        let (mut place, mut last) = (0, None);
+        for (rank, hit) in (1u32..).zip(hits) {
             if last.replace(hit.score) != Some(hit.score) {
-                rank = number;
+                place = rank;
             }
             let gain = match fusion {
-                _ if number as usize > depth => 0.0,
+                _ if rank as usize > depth => 0.0,
                 Fusion::MinMax { .. } => scale.apply(hit.score),
                 #[allow(clippy::cast_precision_loss)] // ranks are small
-                Fusion::Rrf { k, .. } => 1.0 / (k + rank as f32),
+                Fusion::Rrf { k, .. } => 1.0 / (k + place as f32),
             };
             let entry = found.entry(hit.chunk_id).or_insert(Fused {
                 chunk_id: hit.chunk_id,
                 score: 0.0,
+                place,
                 ranks: Ranks::default(),
             });
-            let place = match side {
+            let named = match side {
                 Side::Vector => &mut entry.ranks.vector,
                 Side::Keyword => &mut entry.ranks.keyword,
             };
             // A search that names a chunk twice counts once, at its better place.
-            if place.is_none() {
-                *place = Some(rank);
+            if named.is_none() {
+                *named = Some(rank);
                 entry.score += weight * gain;
+                entry.place = entry.place.min(place);
             }
         }
     }
@@ -68,7 +72,7 @@ pub fn fuse(fusion: &Fusion, depth: usize, vector: &[Hit], keyword: &[Hit]) -> V
     fused.sort_by(|a, b| {
         b.score
             .total_cmp(&a.score)
-            .then_with(|| a.ranks.best().cmp(&b.ranks.best()))
+            .then_with(|| a.place.cmp(&b.place))
             .then_with(|| a.chunk_id.cmp(&b.chunk_id))
     });
     fused
@@ -152,9 +156,9 @@ mod tests {
                 &hits(&[(2, 20.0), (1, 20.0), (4, 15.0)]),
             );
             assert!(fused[0].score.total_cmp(&fused[1].score).is_eq(), "{fused:?}");
-            assert_eq!(fused[1].ranks, Ranks { vector: Some(1), keyword: Some(1), rerank: None });
+            assert_eq!((fused[0].place, fused[1].place), (1, 1));
             let third = fused.iter().find(|one| one.chunk_id == id(3)).unwrap();
-            assert_eq!(third.ranks.vector, Some(3));
+            assert_eq!((third.place, third.ranks.vector), (3, Some(3)));
         }
     }
 
