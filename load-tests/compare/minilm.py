@@ -84,7 +84,8 @@ def quantize(model: Path, to: Path) -> None:
     """Dynamic 8-bit quantisation, as ONNX Runtime does it: weights by output channel, activations by tensor."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(model, to, per_channel=True, weight_type=QuantType.QInt8)
+    # Shapes behind the fused operators cannot be inferred, but all of them are of this type.
+    quantize_dynamic(model, to, per_channel=True, weight_type=QuantType.QInt8, extra_options={"DefaultTensorType": TensorProto.FLOAT})
 
 
 class Encoder:

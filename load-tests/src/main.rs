@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo run --release -p raglan-load-tests -- ingest --dataset DIR --pid PID
 //! cargo run --release -p raglan-load-tests -- passages --dataset DIR --model DIR
+//! cargo run --release -p raglan-load-tests -- encoder --dataset DIR --model DIR
 //! cargo run --release -p raglan-load-tests -- searchers --dataset DIR --searchers 1 10 50 --seconds 20
 //! cargo run --release -p raglan-load-tests -- floor --jobs 20000
 //! cargo run --release -p raglan-load-tests -- jobs --jobs 20000 --pipeline nothing
@@ -17,12 +18,14 @@
 
 mod api;
 mod dataset;
+mod encoder;
 mod indexes;
 mod ingest;
 mod passages;
 mod pipeline;
 mod process;
 mod searchers;
+mod sequences;
 mod start;
 mod stats;
 
@@ -39,6 +42,7 @@ struct Cli {
 enum Command {
     Embed(indexes::embed::Embed),
     Floor(pipeline::floor::Floor),
+    Encoder(encoder::EncoderAlone),
     Ingest(ingest::Ingest),
     Jobs(pipeline::jobs::Jobs),
     Passages(passages::Passages),
@@ -53,6 +57,7 @@ async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Embed(embed) => indexes::embed::run(&embed).await,
         Command::Floor(floor) => pipeline::floor::run(&floor).await,
+        Command::Encoder(encoder) => encoder::run(&encoder),
         Command::Ingest(ingest) => ingest::run(&ingest).await,
         Command::Jobs(jobs) => pipeline::jobs::run(&jobs).await,
         Command::Passages(passages) => passages::run(&passages),

@@ -5,27 +5,26 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use clap::Args;
 use raglan_backends::{
     models::{BatchSettings, ModelFolder, ModelTokenizer},
     parser::DefaultParser,
 };
-use raglan_encoder::{Encoder, Precision, Sequence, Weights};
+use raglan_encoder::{Encoder, Precision, Sequence, States, Weights};
 use raglan_pipeline::{
     ingestion::chunker::{ChunkerSettings, chunk, embedded_text},
     ports::{Parser, SourceFile},
 };
 use serde::Serialize;
-use tokenizers::Tokenizer;
 
 use crate::{
     dataset,
     process::{processor_time, seconds},
+    sequences::{run_all, sequences, tokenizer},
 };
 
 /// Measure the parts of an ingestion by themselves, the encoder above all.
@@ -83,7 +82,10 @@ struct Report {
 pub fn run(passages: &Passages) -> anyhow::Result<()> {
     let mut report = Report::default();
     let texts = texts(passages, &mut report)?;
-    let mut sequences = sequences(&passages.model, &texts, &mut report)?;
+    let tokenizer = tokenizer(&passages.model)?;
+    let begun = processor_time()?;
+    let mut sequences = sequences(&tokenizer, &texts)?;
+    report.tokenise_cpu_s = seconds(processor_time()? - begun);
     if let Some(sample) = passages.sample.filter(|sample| (1..sequences.len()).contains(sample)) {
         let step = sequences.len() as f64 / sample as f64;
         let picked = (0..sample).map(|n| sequences[(n as f64 * step) as usize].clone()).collect();
@@ -170,26 +172,6 @@ fn find(folder: &Path, paths: &mut BTreeMap<PathBuf, ()>) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The tokens of each text, as the embedder cuts them.
-fn sequences(model: &Path, texts: &[String], report: &mut Report) -> anyhow::Result<Vec<Sequence>> {
-    /// What all-MiniLM-L6-v2 reads.
-    const MOST: usize = 256;
-    let mut tokenizer = Tokenizer::from_file(model.join("tokenizer.json")).map_err(|error| anyhow!(error))?;
-    tokenizer.with_padding(None);
-    let truncation = tokenizers::TruncationParams { max_length: MOST, ..Default::default() };
-    tokenizer.with_truncation(Some(truncation)).map_err(|error| anyhow!(error))?;
-    let begun = processor_time()?;
-    let sequences = texts
-        .iter()
-        .map(|text| {
-            let encoding = tokenizer.encode_fast(text.as_str(), true).map_err(|error| anyhow!(error))?;
-            Ok(Sequence { ids: encoding.get_ids().to_vec(), types: encoding.get_type_ids().to_vec() })
-        })
-        .collect::<anyhow::Result<_>>()?;
-    report.tokenise_cpu_s = seconds(processor_time()? - begun);
-    Ok(sequences)
-}
-
 fn measure_encoder(passages: &Passages, sequences: &[Sequence], report: &mut Report) -> anyhow::Result<()> {
     let precision = if passages.exact { Precision::F32 } else { Precision::Int8 };
     let encoder = Encoder::load(&passages.model, &mut Weights::open(&passages.model)?, precision)?;
@@ -199,7 +181,11 @@ fn measure_encoder(passages: &Passages, sequences: &[Sequence], report: &mut Rep
     let mut times = Vec::new();
     for _ in 0..passages.rounds {
         let (begun, cpu) = (Instant::now(), processor_time()?);
-        embed(&encoder, &batches, threads)?;
+        // Read, so that it must be there.
+        let read = |batch: &[&Sequence], mut states: States<'_>| {
+            batch.iter().map(|sequence| states.next(sequence.len())[0]).sum::<f32>()
+        };
+        std::hint::black_box(run_all(&encoder, &batches, threads, read)?);
         times.push((begun.elapsed(), processor_time()? - cpu));
     }
     times.sort_unstable();
@@ -230,28 +216,6 @@ fn batches<'a>(sequences: &'a [Sequence], settings: &BatchSettings) -> Vec<Vec<&
         }
     }
     batches
-}
-
-/// Runs all batches once, each thread taking the next one.
-fn embed(encoder: &Encoder, batches: &[Vec<&Sequence>], threads: usize) -> anyhow::Result<()> {
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<(), String> {
-        while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let last = encoder.run(batch, |mut states| {
-                // Read, so that it must be there.
-                batch.iter().map(|sequence| states.next(sequence.len())[0]).sum::<f32>()
-            })?;
-            std::hint::black_box(last);
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        running.into_iter().try_for_each(|thread| match thread.join() {
-            Ok(done) => done.map_err(|error| anyhow!(error)),
-            Err(_) => bail!("the encoder panicked"),
-        })
-    })
 }
 
 impl Report {

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use crate::{
     api::{Api, Server, send},
     dataset,
+    sequences::{sequences, tokenizer},
     stats::{mean, percentile},
 };
 
@@ -38,6 +39,12 @@ pub struct Searchers {
     /// Passages of each search.
     #[arg(long, default_value_t = 10)]
     top_k: usize,
+    /// Only questions of so many tokens of a model, special ones included …
+    #[arg(long, requires = "model")]
+    tokens: Option<usize>,
+    /// … whose folder this is.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
     /// How many searchers; several numbers are measured one after the other.
     #[arg(long, num_args = 1.., default_values_t = [50], value_parser = clap::value_parser!(u64).range(1..))]
     searchers: Vec<u64>,
@@ -85,9 +92,8 @@ struct Searched {
 
 pub async fn run(searchers: &Searchers) -> anyhow::Result<()> {
     let api = Api::new(searchers.server.clone());
-    let bodies: Arc<Vec<Value>> = Arc::new(
-        dataset::questions(&searchers.dataset)?.into_iter().map(|text| searchers.body(&text)).collect(),
-    );
+    let bodies: Arc<Vec<Value>> =
+        Arc::new(searchers.questions()?.iter().map(|text| searchers.body(text)).collect());
     let mut reports = Vec::new();
     for number in &searchers.searchers {
         reports.push(searchers.measure(&api, &bodies, *number).await?);
@@ -114,6 +120,19 @@ pub async fn run(searchers: &Searchers) -> anyhow::Result<()> {
 }
 
 impl Searchers {
+    fn questions(&self) -> anyhow::Result<Vec<String>> {
+        let mut questions = dataset::questions(&self.dataset)?;
+        if let (Some(tokens), Some(model)) = (self.tokens, &self.model) {
+            let read = sequences(&tokenizer(model)?, &questions)?;
+            let mut read = read.iter();
+            questions.retain(|_| read.next().is_some_and(|sequence| sequence.len() == tokens));
+            if questions.is_empty() {
+                bail!("no question has {tokens} tokens");
+            }
+        }
+        Ok(questions)
+    }
+
     fn body(&self, text: &str) -> Value {
         let mut body = json!({"query": text, "collection": self.collection, "top_k": self.top_k});
         if let Some(mode) = self.mode {

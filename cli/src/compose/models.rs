@@ -127,9 +127,9 @@ impl Models {
     }
 }
 
-fn batches(threads: usize) -> BatchSettings {
-    let defaults = BatchSettings::default();
-    if threads == 0 { defaults } else { BatchSettings { workers: threads, ..defaults } }
+fn batches(settings: &config::EmbeddingModel) -> BatchSettings {
+    let defaults = BatchSettings { batch_tokens: settings.batch_tokens, ..BatchSettings::default() };
+    if settings.threads == 0 { defaults } else { BatchSettings { workers: settings.threads, ..defaults } }
 }
 
 fn precision(configured: config::Precision) -> Precision {
@@ -143,7 +143,7 @@ async fn load_embedder(
     folder: ModelFolder,
     settings: &config::EmbeddingModel,
 ) -> anyhow::Result<EmbedderSlot> {
-    let batches = batches(settings.threads);
+    let batches = batches(settings);
     let settings = EmbedderSettings {
         precision: precision(settings.precision),
         query_prefix: settings.query_prefix.clone(),
@@ -159,7 +159,7 @@ async fn load_embedder(
 }
 
 async fn load_reranker(path: &Path, settings: &config::Models) -> anyhow::Result<Arc<dyn Reranker>> {
-    let (path, batches) = (path.to_owned(), batches(settings.embedding.threads));
+    let (path, batches) = (path.to_owned(), batches(&settings.embedding));
     let precision = precision(settings.reranker.precision);
     let load = move || PackedReranker::load(&ModelFolder::open(&path)?, precision, &batches);
     let reranker = tokio::task::spawn_blocking(load).await??;

@@ -325,6 +325,9 @@ fn check(config: &Config, problems: &mut Vec<String>) {
             problems.push(format!("{name}: must be at least 1"));
         }
     }
+    if config.models.embedding.batch_tokens == 0 {
+        problems.push("models.embedding.batch_tokens: must be at least 1".to_owned());
+    }
     if config.jobs.max_attempts == 0 {
         problems.push("jobs.max_attempts: must be at least 1".to_owned());
     }

@@ -107,6 +107,7 @@ pub struct EmbeddingModel {
     pub query_prefix: Option<String>,
     pub passage_prefix: Option<String>,
     pub threads: usize,
+    pub batch_tokens: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -15,7 +15,9 @@ pub struct Fused {
     pub chunk_id: ChunkId,
     /// Higher is better; at most the sum of the weights.
     pub score: f32,
-    /// Its places.
+    /// The better of its places, from 1, where hits of the same score share one: which of two equal texts a search names first is chance.
+    pub place: u32,
+    /// Its places as the searches named them.
     pub ranks: Ranks,
 }
 
@@ -27,6 +29,8 @@ pub struct Fused {
 /// Min-max scaling with a weighted sum is "CombSUM over normalised scores" (Fox and Shaw 1994; Bruch et al., "An
 /// Analysis of Fusion Functions for Hybrid Retrieval", 2022); a chunk that one search did not find gets that search's
 /// least, 0. Reciprocal rank fusion is Cormack et al. 2009.
+///
+/// By reciprocal ranks too, hits of the same score gain the same.
 #[must_use]
 pub fn fuse(fusion: &Fusion, depth: usize, vector: &[Hit], keyword: &[Hit]) -> Vec<Fused> {
     let mut found: HashMap<ChunkId, Fused> = HashMap::with_capacity(vector.len() + keyword.len());
@@ -35,26 +39,32 @@ pub fn fuse(fusion: &Fusion, depth: usize, vector: &[Hit], keyword: &[Hit]) -> V
         [(vector, vector_weight, Side::Vector), (keyword, keyword_weight, Side::Keyword)]
     {
         let scale = MinMax::of(&hits[..hits.len().min(depth)]);
+        let (mut place, mut last) = (0, None);
         for (rank, hit) in (1u32..).zip(hits) {
+            if last.replace(hit.score) != Some(hit.score) {
+                place = rank;
+            }
             let gain = match fusion {
                 _ if rank as usize > depth => 0.0,
                 Fusion::MinMax { .. } => scale.apply(hit.score),
                 #[allow(clippy::cast_precision_loss)] // ranks are small
-                Fusion::Rrf { k, .. } => 1.0 / (k + rank as f32),
+                Fusion::Rrf { k, .. } => 1.0 / (k + place as f32),
             };
             let entry = found.entry(hit.chunk_id).or_insert(Fused {
                 chunk_id: hit.chunk_id,
                 score: 0.0,
+                place,
                 ranks: Ranks::default(),
             });
-            let place = match side {
+            let named = match side {
                 Side::Vector => &mut entry.ranks.vector,
                 Side::Keyword => &mut entry.ranks.keyword,
             };
             // A search that names a chunk twice counts once, at its better place.
-            if place.is_none() {
-                *place = Some(rank);
+            if named.is_none() {
+                *named = Some(rank);
                 entry.score += weight * gain;
+                entry.place = entry.place.min(place);
             }
         }
     }
@@ -62,7 +72,7 @@ pub fn fuse(fusion: &Fusion, depth: usize, vector: &[Hit], keyword: &[Hit]) -> V
     fused.sort_by(|a, b| {
         b.score
             .total_cmp(&a.score)
-            .then_with(|| best(a).cmp(&best(b)))
+            .then_with(|| a.place.cmp(&b.place))
             .then_with(|| a.chunk_id.cmp(&b.chunk_id))
     });
     fused
@@ -78,10 +88,6 @@ fn weights(fusion: &Fusion) -> Weights {
     match fusion {
         Fusion::MinMax { weights } | Fusion::Rrf { weights, .. } => *weights,
     }
-}
-
-fn best(fused: &Fused) -> u32 {
-    fused.ranks.vector.into_iter().chain(fused.ranks.keyword).min().unwrap_or(u32::MAX)
 }
 
 /// Scales scores to 0..1 by the least and the greatest of a list.
@@ -137,6 +143,23 @@ mod tests {
         let fused = fuse(&fusion, 100, &hits(&[(1, 0.9), (2, 0.5)]), &hits(&[(2, 3.0)]));
         assert_eq!(fused[0].chunk_id, id(2));
         assert!((fused[0].score - (1.0 / 62.0 + 1.0 / 61.0)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn equals_share_a_place_whichever_comes_first() {
+        let rrf = Fusion::Rrf { k: 60.0, weights: Weights::default() };
+        for fusion in [Fusion::default(), rrf] {
+            let fused = fuse(
+                &fusion,
+                100,
+                &hits(&[(1, 0.9), (2, 0.9), (3, 0.1)]),
+                &hits(&[(2, 20.0), (1, 20.0), (4, 15.0)]),
+            );
+            assert!(fused[0].score.total_cmp(&fused[1].score).is_eq(), "{fused:?}");
+            assert_eq!((fused[0].place, fused[1].place), (1, 1));
+            let third = fused.iter().find(|one| one.chunk_id == id(3)).unwrap();
+            assert_eq!((third.place, third.ranks.vector), (3, Some(3)));
+        }
     }
 
     #[test]

@@ -217,31 +217,61 @@ impl Retriever {
             vector.as_ref().map_or(empty, |side| &side.hits),
             keyword.as_ref().map_or(empty, |side| &side.hits),
         );
-        let ids: Vec<ChunkId> = fused.iter().map(|fused| fused.chunk_id).collect();
-        let records = self.parts.documents.passages(&request.tenant, &request.collection, &ids).await?;
-        let passages = merge(fused, records, &request.filter);
         let select = SelectSettings {
             top_k: request.top_k,
             per_document: request.per_document.or(pipeline.select.per_document),
             ..pipeline.select.clone()
         };
-        let selected = Selected { passages: passages.into_iter(), settings: &select, kept: Vec::new() };
-        let passages = if let (Some(settings), Some(reranker)) = (&pipeline.rerank, &self.parts.reranker) {
+        let reranking = pipeline.rerank.as_ref().zip(self.parts.reranker.as_ref());
+        let candidates = reranking.map(|(settings, _)| settings.candidates.max(request.top_k));
+        let mut passages = self.select(request, &fused, &select, candidates).await?;
+        if let Some((settings, reranker)) = reranking {
             let started = Instant::now();
-            let mut passages: Vec<Passage> = selected.take(settings.candidates.max(request.top_k)).collect();
             if !rerank(reranker.as_ref(), settings, &request.query, &mut passages).await {
                 degraded.push(Degraded::Reranker);
             }
             timings.rerank = Some(started.elapsed());
-            finish(passages.into_iter(), &select)
-        } else {
-            finish(selected, &select)
-        };
+            passages = finish(passages.into_iter(), &select);
+        }
         degraded.sort_unstable();
         degraded.dedup();
         timings.total = begun.elapsed();
         record(&timings);
         Ok(Searched { retrieved: Retrieved { passages, degraded, index_generation }, timings })
+    }
+
+    /// Reads the best from the store until there are enough: the passages that were asked for, or so many candidates for the re-ranker.
+    /// Mostly a few of the hits are enough. Where they are not, all are read anew, since what is read at once belongs together: a document
+    /// may change meanwhile.
+    async fn select(
+        &self,
+        request: &SearchRequest,
+        fused: &[fusion::Fused],
+        settings: &SelectSettings,
+        candidates: Option<usize>,
+    ) -> PortResult<Vec<Passage>> {
+        let mut wanted = 2 * candidates.unwrap_or(settings.top_k).max(4);
+        loop {
+            let best = &fused[..without_parting_equals(fused, wanted)];
+            let ids: Vec<ChunkId> = best.iter().map(|fused| fused.chunk_id).collect();
+            let records = self.parts.documents.passages(&request.tenant, &request.collection, &ids).await?;
+            let passages = merge(best, records, &request.filter).into_iter();
+
+            let mut used_up = false;
+            let end = std::iter::from_fn(|| {
+                used_up = true;
+                None
+            });
+            let selected = Selected { passages: passages.chain(end), settings, kept: Vec::new() };
+            let selected = match candidates {
+                Some(most) => selected.take(most).collect(),
+                None => finish(selected, settings),
+            };
+            if !used_up || best.len() == fused.len() {
+                return Ok(selected);
+            }
+            wanted *= 4;
+        }
     }
 
     /// None where no vector search is wanted (the operator switched the embedder off).
@@ -319,21 +349,39 @@ impl Retriever {
 }
 
 /// Puts the records to their scores. What is not live any more, or does not match the filter any more, falls away: the
-/// indexes may be a moment behind the store.
-fn merge(fused: Vec<fusion::Fused>, records: Vec<PassageRecord>, filter: &MetadataFilter) -> Vec<Passage> {
+/// indexes may be a moment behind the store. Of equals, the document that was there first comes first: so the same documents, taken in
+/// anew in the same order, are found in the same order.
+fn merge(fused: &[fusion::Fused], records: Vec<PassageRecord>, filter: &MetadataFilter) -> Vec<Passage> {
     let mut records: std::collections::HashMap<ChunkId, PassageRecord> =
         records.into_iter().map(|record| (record.chunk_id, record)).collect();
-    fused
-        .into_iter()
+    let mut found: Vec<(fusion::Fused, PassageRecord)> = fused
+        .iter()
         .filter_map(|fused| {
             let record = records.remove(&fused.chunk_id)?;
-            filter.matches(&record.metadata).then_some(Passage {
-                record,
-                score: fused.score,
-                ranks: fused.ranks,
-            })
+            filter.matches(&record.metadata).then_some((*fused, record))
         })
-        .collect()
+        .collect();
+    found.sort_by(|(a, of_a), (b, of_b)| {
+        b.score
+            .total_cmp(&a.score)
+            .then_with(|| a.place.cmp(&b.place))
+            // Ids of documents grow with time.
+            .then_with(|| of_a.document_id.cmp(&of_b.document_id))
+            .then_with(|| of_a.ordinal.cmp(&of_b.ordinal))
+    });
+    let passage =
+        |(fused, record): (fusion::Fused, _)| Passage { record, score: fused.score, ranks: fused.ranks };
+    found.into_iter().map(passage).collect()
+}
+
+/// So many of the best, and those that are as good as the last of them: which of equals comes first is for their documents to say.
+fn without_parting_equals(fused: &[fusion::Fused], wanted: usize) -> usize {
+    let equal = |pair: &&[fusion::Fused]| match pair {
+        [a, b] => a.score.total_cmp(&b.score).is_eq() && a.place == b.place,
+        _ => false,
+    };
+    let wanted = wanted.min(fused.len());
+    wanted + fused[wanted.saturating_sub(1)..].windows(2).take_while(equal).count()
 }
 
 /// The best, without what says the same and without too many of one document. What nobody asks for is not compared.
@@ -433,6 +481,47 @@ fn record(timings: &SearchTimings) {
     ] {
         if let Some(spent) = spent {
             metrics::histogram!("raglan_search_seconds", "part" => part).record(spent.as_secs_f64());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::Metadata;
+
+    #[test]
+    fn of_equals_the_older_document_comes_first_whatever_the_indexes_say() {
+        let record = |chunk: u128, document: u128| PassageRecord {
+            chunk_id: ChunkId(Uuid::from_u128(chunk)),
+            document_id: DocumentId(Uuid::from_u128(document)),
+            external_id: String::new(),
+            title: String::new(),
+            uri: None,
+            metadata: Metadata::new(),
+            heading_path: Vec::new(),
+            text: "The same in both.".to_owned(),
+            ordinal: 0,
+            start: 0,
+            end: 17,
+        };
+        let hits = |chunks: [u128; 3], scores: [f32; 3]| -> Vec<Hit> {
+            let hit = |(chunk, score)| Hit { chunk_id: ChunkId(Uuid::from_u128(chunk)), score };
+            chunks.into_iter().zip(scores).map(hit).collect()
+        };
+        let records = vec![record(1, 20), record(2, 10), record(3, 5)];
+        let words = hits([2, 1, 3], [7.0, 7.0, 1.0]);
+        for first in [[1, 2, 3], [2, 1, 3]] {
+            let vectors = hits(first, [0.9, 0.9, 0.1]);
+            let fused = fusion::fuse(&crate::pipelines::Fusion::default(), 100, &vectors, &words);
+            assert_eq!(without_parting_equals(&fused, 1), 2);
+            assert_eq!(without_parting_equals(&fused, 9), 3);
+            let passages = merge(&fused, records.clone(), &MetadataFilter::default());
+            let order: Vec<u128> =
+                passages.iter().map(|passage| passage.record.document_id.0.as_u128()).collect();
+            assert_eq!(order, [10, 20, 5]);
         }
     }
 }

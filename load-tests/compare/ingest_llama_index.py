@@ -1,6 +1,6 @@
 """Takes a folder of HTML pages in with LlamaIndex: its own HTML reader, its own splitter, its in-memory vector store, and MiniLM on ONNX Runtime.
 
-    python llama_index.py --model MODEL --pages FOLDER [--precision int8|f32] [--threads N]
+    python ingest_llama_index.py --model MODEL --pages FOLDER [--precision int8|f32] [--threads N]
 """
 
 import argparse
