@@ -9,7 +9,6 @@ mod indexes;
 mod models;
 mod secrets;
 
-pub use core::Metrics;
 pub use distributed::{Distributed, DistributedParts, Problems, destroy, migrate};
 pub use embedded::{Embedded, EmbeddedParts};
 pub use folder::lock;

@@ -10,9 +10,11 @@ mod boxes;
 #[path = "../crash/client.rs"]
 mod client;
 mod fault;
+#[allow(dead_code)] // its tables are those of the crash tests
 #[path = "../crash/ledger.rs"]
 mod ledger;
 mod load;
+#[allow(dead_code)] // its tables are those of the crash tests
 #[path = "../crash/webhooks.rs"]
 mod webhooks;
 mod world;

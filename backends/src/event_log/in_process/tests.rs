@@ -1,9 +1,7 @@
 //! What is true of this log beyond the contract. Time is tokio's, paused.
 
 use futures::FutureExt;
-use raglan_pipeline::{
-    contract, decorators::coalesce::CoalescingEventLog, domain::EventType, follow::text_so_far,
-};
+use raglan_pipeline::{contract, domain::EventType};
 use serde_json::json;
 
 use super::*;
@@ -175,25 +173,4 @@ async fn forgetting_waits_for_its_delay_and_the_earliest_one_counts() {
     drop(reader);
     assert_eq!(log.shared.with(|state, _| state.jobs()), 0);
     log.forget(JobId::generate(), Duration::from_secs(1)).await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_pieces_of_an_answer_travel_in_few_events_and_arrive_whole() {
-    let inner = InProcessEventLog::new(EventLogSettings { events_per_job: 1_000, ..settings() });
-    let log = CoalescingEventLog::new(Arc::clone(&inner) as Arc<dyn EventLog>, Duration::from_millis(30));
-    let job = JobId::generate();
-    let mut stream = log.follow(job, 0).await.unwrap();
-    assert_eq!(log.append(job, 0, NewEvent::now(EventType::Generating, json!({}))).await.unwrap(), 1);
-    for n in 0..500 {
-        let piece = NewEvent::now(EventType::AnswerDelta, json!({"text": format!("{n} ")}));
-        log.append(job, 0, piece).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    let end = log.append(job, 0, last()).await.unwrap();
-    assert!(end < 30, "{end} events");
-    let events = log.read(job).await.unwrap();
-    let numbers: Vec<_> = events.iter().map(|event| event.seq).collect();
-    assert_eq!(numbers, (1..=end).collect::<Vec<_>>(), "the end's own number, and nothing after it");
-    assert_eq!(text_so_far(&events), (0..500).map(|n| format!("{n} ")).collect::<String>());
-    assert_eq!(ready(&mut stream), numbers.into_iter().map(Ok).collect::<Vec<_>>());
 }

@@ -136,7 +136,8 @@ pub(super) fn rabbitmq_settings(config: &Config) -> Result<RabbitMqSettings, Str
         max_attempts: core::most_deliveries(config),
         // A message is kept for as long as its job is worked on.
         consumer_timeout: Duration::from_secs(config.jobs.max_deadline_s + 3_600),
-        ..RabbitMqSettings::new(given(&config.rabbitmq.url)?)
+        url: given(&config.rabbitmq.url)?,
+        ..RabbitMqSettings::default()
     })
 }
 
