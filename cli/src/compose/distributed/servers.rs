@@ -130,7 +130,7 @@ async fn postgres(config: &Config, deadline: Instant) -> Result<PostgresDatabase
 
 pub(super) fn rabbitmq_settings(config: &Config) -> Result<RabbitMqSettings, String> {
     Ok(RabbitMqSettings {
-        prefix: config.rabbitmq.prefix.clone(),
+        prefix: format!("{}.", config.rabbitmq.prefix),
         lanes: config.rabbitmq.lanes,
         capacity: core::queue_capacity(config),
         max_attempts: core::most_deliveries(config),
