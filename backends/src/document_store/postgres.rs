@@ -5,6 +5,7 @@ mod chunks;
 mod clean;
 mod collections;
 mod documents;
+mod keys;
 mod publish;
 mod stage;
 mod versions;

@@ -9,11 +9,12 @@ use raglan_pipeline::{
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::keys::{self, Key};
 use crate::{
     database::{
         SqlxResultExt as _,
-        codec::{RowExt as _, int, limit},
-        postgres::{column, try_column},
+        codec::{RowExt as _, limit},
+        postgres::column,
     },
     document_store::rows::Identity,
 };
@@ -126,39 +127,27 @@ pub(super) async fn hold(
 }
 
 /// Counts a version of each document as its last.
-pub(super) async fn set_last(
-    connection: &mut PgConnection,
-    versions: &[(DocumentId, u64)],
-) -> PortResult<()> {
-    sqlx::query(
+pub(super) async fn set_last(connection: &mut PgConnection, versions: &[Key]) -> PortResult<()> {
+    keys::execute(
+        connection,
         "UPDATE documents SET last_version = new.version FROM UNNEST($1::uuid[], $2::bigint[]) AS new (id, version) \
          WHERE documents.id = new.id",
+        versions,
     )
-    .bind(column(versions, |(id, _)| id.0))
-    .bind(try_column(versions, |(_, version)| int(*version))?)
-    .execute(connection)
     .await
-    .map(drop)
-    .port()
 }
 
 /// Makes a version of each document its live one.
-pub(super) async fn set_live(
-    connection: &mut PgConnection,
-    versions: &[(DocumentId, u64)],
-) -> PortResult<()> {
-    sqlx::query(
+pub(super) async fn set_live(connection: &mut PgConnection, versions: &[Key]) -> PortResult<()> {
+    keys::execute(
+        connection,
         "UPDATE documents SET live_version = new.version, \
          created_at = coalesce(created_at, date_trunc('milliseconds', now())), \
          updated_at = date_trunc('milliseconds', now()) \
          FROM UNNEST($1::uuid[], $2::bigint[]) AS new (id, version) WHERE documents.id = new.id",
+        versions,
     )
-    .bind(column(versions, |(id, _)| id.0))
-    .bind(try_column(versions, |(_, version)| int(*version))?)
-    .execute(connection)
     .await
-    .map(drop)
-    .port()
 }
 
 /// Removes documents with everything of them.

@@ -11,7 +11,8 @@ use sqlx::PgConnection;
 use super::{
     changes::{self, NewEntry},
     chunks, collections, documents,
-    versions::{self, Key, Note},
+    keys::Key,
+    versions::{self, Note},
     waves,
 };
 use crate::document_store::{
