@@ -41,7 +41,7 @@ CREATE TABLE jobs (
     progress         json,
     error            json,
     result           json
-) WITH (fillfactor = 60);
+) WITH (fillfactor = 45);
 
 CREATE UNIQUE INDEX jobs_by_idempotency_key ON jobs (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX jobs_by_tenant ON jobs (tenant, id);

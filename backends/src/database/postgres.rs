@@ -30,6 +30,8 @@ use super::error::SqlxResultExt as _;
 
 /// What a call may take, as a multiple of what one of its statements may take.
 const STATEMENTS_PER_CALL: u32 = 2;
+/// What a call that writes many rows may take for each of them.
+const PER_ROW: Duration = Duration::from_millis(1);
 /// So long a replica that failed is left alone.
 const REPLICA_PAUSE: Duration = Duration::from_secs(30);
 /// The longest name that PostgreSQL keeps whole, in bytes.
@@ -169,7 +171,8 @@ impl PostgresDatabase {
         self.primary(async |connection| connection.ping().await.port()).await
     }
 
-    /// Closes all connections, after the calls that have one. Later calls of any store over it answer `Unavailable`.
+    /// Closes all connections, after the calls that have one; a job store closes its own when it goes. Later calls of any
+    /// store over it answer `Unavailable`.
     pub async fn close(&self) {
         self.shared.primary.close().await;
         if let Some(replica) = &self.shared.replica {
@@ -182,8 +185,16 @@ impl PostgresDatabase {
         self.shared.settings.statement_timeout * STATEMENTS_PER_CALL
     }
 
+    /// Whether it was closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.primary.is_closed()
+    }
+
     /// Opens a connection that no pool knows, for one who keeps it.
     pub(crate) async fn connection(&self) -> PortResult<PgConnection> {
+        if self.is_closed() {
+            return Err(sqlx::Error::PoolClosed).port();
+        }
         let patience = self.shared.settings.acquire_timeout;
         match tokio::time::timeout(patience, self.shared.options.connect()).await {
             Ok(connection) => connection.port(),
@@ -221,13 +232,26 @@ impl PostgresDatabase {
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> PortResult<T>,
     ) -> PortResult<T> {
-        self.primary(async |connection| {
-            let mut transaction = connection.begin().await.port()?;
-            let done = work(&mut transaction).await?;
-            transaction.commit().await.map_err(from_commit)?;
-            Ok(done)
-        })
-        .await
+        self.transaction_of(0, work).await
+    }
+
+    /// The same where so many rows are written, which takes its time.
+    pub(crate) async fn transaction_of<T>(
+        &self,
+        rows: usize,
+        work: impl AsyncFnOnce(&mut PgConnection) -> PortResult<T>,
+    ) -> PortResult<T> {
+        let more = PER_ROW.saturating_mul(u32::try_from(rows).unwrap_or(u32::MAX));
+        let limit = self.call_timeout().saturating_add(more);
+        self.shared
+            .primary
+            .run(limit, async |connection| {
+                let mut transaction = connection.begin().await.port()?;
+                let done = work(&mut transaction).await?;
+                transaction.commit().await.map_err(from_commit)?;
+                Ok(done)
+            })
+            .await
     }
 
     /// Runs `work`, which only reads, on one snapshot.

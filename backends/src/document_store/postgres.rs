@@ -5,6 +5,7 @@ mod chunks;
 mod clean;
 mod collections;
 mod documents;
+mod keys;
 mod publish;
 mod stage;
 mod versions;
@@ -99,7 +100,10 @@ impl DocumentStore for PostgresDocumentStore {
         if documents.is_empty() {
             return Ok(Vec::new());
         }
-        self.database.transaction(async |connection| stage::stage(connection, &documents).await).await
+        let chunks = documents.iter().map(|staged| staged.new_chunks.len() + staged.kept_chunks.len()).sum();
+        self.database
+            .transaction_of(chunks, async |connection| stage::stage(connection, &documents).await)
+            .await
     }
 
     async fn publish(&self, staged: &[Staged]) -> PortResult<Vec<Published>> {

@@ -89,17 +89,25 @@ pub(super) enum EntryKind {
     DeleteDocument,
 }
 
+/// What changed, as it is stored.
+pub(super) struct EntryColumns {
+    pub kind: &'static str,
+    pub version: Option<i64>,
+    /// The ids one behind the other.
+    pub chunk_ids: Option<Vec<u8>>,
+}
+
 impl EntryKind {
-    /// As it is stored: its name, its version, the ids of its chunks one behind the other.
-    pub fn columns(&self) -> PortResult<(&'static str, Option<i64>, Option<Vec<u8>>)> {
-        Ok(match self {
+    pub fn columns(&self) -> PortResult<EntryColumns> {
+        let (kind, version, chunk_ids) = match self {
             Self::PutChunks(version) => ("put_chunks", Some(int(*version)?), None),
             Self::PutDocument => ("put_document", None, None),
             Self::DeleteChunks(ids) => {
                 ("delete_chunks", None, Some(ids.iter().flat_map(|id| id.0.into_bytes()).collect()))
             }
             Self::DeleteDocument => ("delete_document", None, None),
-        })
+        };
+        Ok(EntryColumns { kind, version, chunk_ids })
     }
 }
 

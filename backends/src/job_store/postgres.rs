@@ -4,7 +4,10 @@ mod group;
 mod table;
 mod writer;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use raglan_pipeline::{
@@ -23,13 +26,28 @@ use crate::database::PostgresDatabase;
 /// one transaction with a handful of statements, so that being durable does not cost each of them a round trip and a flush.
 /// Rows are locked in the order of their ids, read, changed by the rules that every store keeps, and written back.
 ///
-/// Leases and due times are counted on the server's clock. `list` may be answered by the read replica. A call whose caller
-/// stops waiting has no effect where it had not begun; else it may still take effect.
+/// Leases and due times are counted on the server's clock. `list` may be answered by the read replica. `waiting` has to count,
+/// so that where many thousands wait its answer may be some seconds old. A call whose caller stops waiting has no effect where
+/// it had not begun; else it may still take effect.
 #[derive(Debug, Clone)]
 pub struct PostgresJobStore {
     database: PostgresDatabase,
     writer: Writer,
+    counted: Arc<Mutex<Option<Counted>>>,
 }
+
+/// The waiting jobs when they were counted last.
+#[derive(Debug, Clone)]
+struct Counted {
+    waiting: Vec<(Stage, u64)>,
+    /// Until when they need not be counted again.
+    good_until: Instant,
+}
+
+/// For each waiting job the count is kept for so long: some fifty times what counting one costs the server.
+const KEPT_PER_JOB: Duration = Duration::from_micros(40);
+/// A smaller count is not kept.
+const CHEAP_TO_COUNT: u64 = 1_000;
 
 impl PostgresJobStore {
     /// Over a database; an ended job is forgotten after `retention`. Must be called within a tokio runtime, in which the task
@@ -37,7 +55,7 @@ impl PostgresJobStore {
     #[must_use]
     pub fn new(database: PostgresDatabase, retention: Duration) -> Self {
         let writer = Writer::start(database.clone(), retention);
-        Self { database, writer }
+        Self { database, writer, counted: Arc::default() }
     }
 }
 
@@ -111,7 +129,18 @@ impl JobStore for PostgresJobStore {
     }
 
     async fn waiting(&self) -> PortResult<Vec<(Stage, u64)>> {
-        self.database.primary(async |connection| table::waiting(connection).await).await
+        let last = self.counted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(last) = last.filter(|last| Instant::now() < last.good_until) {
+            return Ok(last.waiting);
+        }
+        let waiting = self.database.primary(async |connection| table::waiting(connection).await).await?;
+        let jobs: u64 = waiting.iter().map(|(_, jobs)| jobs).sum();
+        if jobs >= CHEAP_TO_COUNT {
+            let kept = KEPT_PER_JOB.saturating_mul(u32::try_from(jobs).unwrap_or(u32::MAX));
+            let counted = Counted { waiting: waiting.clone(), good_until: Instant::now() + kept };
+            *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = Some(counted);
+        }
+        Ok(waiting)
     }
 }
 

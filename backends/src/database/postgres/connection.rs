@@ -66,6 +66,10 @@ impl Connections {
         self.pool.close().await;
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.pool.is_closed()
+    }
+
     /// Whether it failed not long ago.
     pub(super) fn is_paused(&self) -> bool {
         self.paused.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)

@@ -23,11 +23,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 impl PostgresDatabase {
     /// An item whenever the change log may have grown: after a change by any process, and after every time that the
-    /// connection was made, since something may have been missed before it. It never ends, and connects again by itself.
+    /// connection was made, since something may have been missed before it. It connects again by itself, until the database is closed.
     pub fn listen(&self) -> impl Stream<Item = ()> + Send + use<> {
         let database = self.clone();
         stream! {
-            loop {
+            while !database.is_closed() {
                 match database.listener().await {
                     Ok((mut listener, schema)) => {
                         yield ();

@@ -4,6 +4,10 @@ use std::sync::{Mutex, PoisonError};
 
 use raglan_pipeline::ports::ErrorKind;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 use uuid::Uuid;
 
 use super::*;
@@ -45,6 +49,51 @@ impl Scratch {
     /// An empty database.
     pub(crate) async fn database(&self) -> PostgresDatabase {
         PostgresDatabase::open(self.settings()).await.unwrap()
+    }
+}
+
+/// A wire to the server that can be cut without a word: what is sent over it then arrives nowhere, and nobody hears of it.
+pub(crate) struct Wire {
+    port: u16,
+    cuts: watch::Sender<u32>,
+}
+
+impl Wire {
+    /// One that is whole. Each connection over it goes to the server of these settings.
+    pub(crate) async fn to(settings: &PostgresSettings) -> Self {
+        let url = url::Url::parse(settings.url.expose()).unwrap();
+        let server = (url.host_str().unwrap().to_owned(), url.port().unwrap_or(5432));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (cuts, _) = watch::channel(0);
+        let seen = cuts.clone();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (mut cut, server) = (seen.subscribe(), server.clone());
+                tokio::spawn(async move {
+                    let mut far = TcpStream::connect(server).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        // Both ends stay open, and hear nothing any more.
+                        _ = cut.changed() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { port, cuts }
+    }
+
+    /// The settings for one who goes over the wire.
+    pub(crate) fn over(&self, settings: PostgresSettings) -> PostgresSettings {
+        let mut url = url::Url::parse(settings.url.expose()).unwrap();
+        url.set_host(Some("127.0.0.1")).unwrap();
+        url.set_port(Some(self.port)).unwrap();
+        PostgresSettings { url: url.as_str().to_owned().into(), ..settings }
+    }
+
+    /// Cuts all connections that there are. Later ones are whole.
+    pub(crate) fn cut(&self) {
+        self.cuts.send_modify(|cuts| *cuts += 1);
     }
 }
 

@@ -1,9 +1,15 @@
 use std::pin::pin;
 
 use futures::{StreamExt as _, future::join_all};
+use raglan_pipeline::{
+    contract::job_store::{a_query, accept},
+    domain::JobId,
+    ports::JobStore as _,
+};
 use sqlx::AssertSqlSafe;
 
 use super::{scratch::Scratch, *};
+use crate::job_store::PostgresJobStore;
 
 async fn scratch(test: &str) -> Option<Scratch> {
     Scratch::new(&format!("database::postgres::{test}")).await
@@ -175,9 +181,14 @@ async fn a_call_that_was_given_up_leaves_nothing_behind() {
 async fn a_closed_database_answers_unavailable() {
     let Some(scratch) = scratch("a_closed_database_answers_unavailable").await else { return };
     let database = scratch.database().await;
+    let jobs = PostgresJobStore::new(database.clone(), Duration::from_secs(3_600));
+    accept(&jobs, a_query(JobId::generate())).await;
     database.close().await;
     database.close().await;
     assert_eq!(database.ping().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    let late = jobs.accept(a_query(JobId::generate())).await;
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::Unavailable, "also what has a connection of its own");
+    assert_eq!(pin!(database.listen()).next().await, None);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use crate::{
     database::{
         SqlxResultExt as _,
         codec::RowExt as _,
-        postgres::{CHANGES_CHANNEL, column},
+        postgres::{CHANGES_CHANNEL, column, try_column},
     },
     document_store::rows::{Entry, EntryKind},
 };
@@ -44,7 +44,7 @@ pub(super) async fn append(connection: &mut PgConnection, new: &[NewEntry]) -> P
     if new.is_empty() {
         return head(connection).await;
     }
-    let stored: Vec<_> = new.iter().map(|new| new.kind.columns()).collect::<PortResult<_>>()?;
+    let stored = try_column(new, |new| new.kind.columns())?;
     sqlx::query(
         "WITH log AS (UPDATE change_log SET head = head + cardinality($1) WHERE id = 1 \
          RETURNING head - cardinality($1) AS before), \
@@ -55,10 +55,10 @@ pub(super) async fn append(connection: &mut PgConnection, new: &[NewEntry]) -> P
          SELECT before, pg_notify($6, current_schema()) FROM log",
     )
     .bind(column(new, |new| new.document.0))
-    .bind(column(&stored, |(kind, _, _)| *kind))
+    .bind(column(&stored, |entry| entry.kind))
     .bind(column(new, |new| new.put))
-    .bind(column(&stored, |(_, version, _)| *version))
-    .bind(column(&stored, |(_, _, chunk_ids)| chunk_ids.as_deref()))
+    .bind(column(&stored, |entry| entry.version))
+    .bind(column(&stored, |entry| entry.chunk_ids.as_deref()))
     .bind(CHANGES_CHANNEL)
     .fetch_one(connection)
     .await

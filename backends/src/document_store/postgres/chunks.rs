@@ -8,7 +8,7 @@ use raglan_pipeline::{
 };
 use sqlx::PgConnection;
 
-use super::versions::Key;
+use super::keys::{self, Key};
 use crate::{
     database::{
         SqlxResultExt as _,
@@ -163,30 +163,24 @@ pub(super) async fn origins(
 
 /// Removes the places that versions before one gave to the chunks of each document.
 pub(super) async fn delete_placements_before(connection: &mut PgConnection, keys: &[Key]) -> PortResult<()> {
-    sqlx::query(
+    keys::execute(
+        connection,
         "DELETE FROM placements USING UNNEST($1::uuid[], $2::bigint[]) AS live (document, version) \
          WHERE placements.document = live.document AND placements.version < live.version",
+        keys,
     )
-    .bind(column(keys, |(id, _)| id.0))
-    .bind(try_column(keys, |(_, version)| int(*version))?)
-    .execute(connection)
     .await
-    .map(drop)
-    .port()
 }
 
 /// Removes the places that versions gave.
 pub(super) async fn delete_placements_of(connection: &mut PgConnection, keys: &[Key]) -> PortResult<()> {
-    sqlx::query(
+    keys::execute(
+        connection,
         "DELETE FROM placements USING UNNEST($1::uuid[], $2::bigint[]) AS gone (document, version) \
          WHERE placements.document = gone.document AND placements.version = gone.version",
+        keys,
     )
-    .bind(column(keys, |(id, _)| id.0))
-    .bind(try_column(keys, |(_, version)| int(*version))?)
-    .execute(connection)
     .await
-    .map(drop)
-    .port()
 }
 
 /// Removes the chunks of documents that no version has any more, and returns them.

@@ -1,13 +1,13 @@
 //! Removing what nobody will publish and what no replica will read, a batch at a time, so that nobody waits for all of it.
 
 use raglan_pipeline::{
-    domain::{DocumentId, LogPosition, Timestamp},
+    domain::{LogPosition, Timestamp},
     ports::PortResult,
 };
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{changes, chunks, documents, publish::deletions, versions};
+use super::{changes, chunks, documents, keys, publish::deletions, versions};
 use crate::database::{
     SqlxResultExt as _,
     codec::{RowExt as _, int, limit},
@@ -53,10 +53,7 @@ pub(super) async fn drop_stale(connection: &mut PgConnection, before: Timestamp)
     .fetch_all(&mut *connection)
     .await
     .port()?;
-    let stale = rows
-        .iter()
-        .map(|row| Ok((DocumentId(row.uuid("document")?), row.number("version")?)))
-        .collect::<PortResult<Vec<versions::Key>>>()?;
+    let stale = rows.iter().map(keys::key).collect::<PortResult<Vec<_>>>()?;
     if stale.is_empty() {
         return Ok(Batch::of(0, 0));
     }

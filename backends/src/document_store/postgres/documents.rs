@@ -9,11 +9,12 @@ use raglan_pipeline::{
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::keys::{self, Key};
 use crate::{
     database::{
         SqlxResultExt as _,
-        codec::{RowExt as _, int, limit},
-        postgres::{column, try_column},
+        codec::{RowExt as _, limit},
+        postgres::column,
     },
     document_store::rows::Identity,
 };
@@ -21,33 +22,58 @@ use crate::{
 /// How often an id that is removed in the same moment is looked for again.
 const TRIES: usize = 5;
 
+/// A document by its tenant, collection and external id.
+pub(super) type Name<'a> = (&'a Tenant, &'a Collection, &'a str);
+
 /// The id of the document with this name, made now if there is none.
-pub(super) async fn resolve(
-    connection: &mut PgConnection,
-    (tenant, collection, external_id): (&Tenant, &Collection, &str),
-) -> PortResult<DocumentId> {
+pub(super) async fn resolve(connection: &mut PgConnection, name: Name<'_>) -> PortResult<DocumentId> {
     for _ in 0..TRIES {
-        // Found by most. Where it is missing, of several that make it one does.
-        for sql in [
-            "SELECT id FROM documents WHERE tenant = $1 AND collection = $2 AND external_id = $3 AND $4::uuid IS NOT NULL",
-            "INSERT INTO documents (tenant, collection, external_id, id, resolved_at) \
-             VALUES ($1, $2, $3, $4, date_trunc('milliseconds', now())) \
-             ON CONFLICT (tenant, collection, external_id) DO NOTHING RETURNING id",
-        ] {
-            let found = sqlx::query(sql)
-                .bind(tenant.as_str())
-                .bind(collection.as_str())
-                .bind(external_id)
-                .bind(DocumentId::generate().0)
-                .fetch_optional(&mut *connection)
-                .await
-                .port()?;
-            if let Some(row) = found {
-                return row.uuid("id").map(DocumentId);
-            }
+        if let Some(id) = find(connection, name).await? {
+            return Ok(id);
+        }
+        // Of several that make it at once one does, and the others find it.
+        if let Some(id) = insert(connection, name).await? {
+            return Ok(id);
         }
     }
     Err(PortError::new(ErrorKind::Unavailable, "the document is being removed; try again"))
+}
+
+async fn find(
+    connection: &mut PgConnection,
+    (tenant, collection, external_id): Name<'_>,
+) -> PortResult<Option<DocumentId>> {
+    let found: Option<Uuid> = sqlx::query_scalar(
+        "SELECT id FROM documents WHERE tenant = $1 AND collection = $2 AND external_id = $3",
+    )
+    .bind(tenant.as_str())
+    .bind(collection.as_str())
+    .bind(external_id)
+    .fetch_optional(connection)
+    .await
+    .port()?;
+    Ok(found.map(DocumentId))
+}
+
+/// Makes a document with this name under a new id. None where there is one by now.
+async fn insert(
+    connection: &mut PgConnection,
+    (tenant, collection, external_id): Name<'_>,
+) -> PortResult<Option<DocumentId>> {
+    let id = DocumentId::generate();
+    let done = sqlx::query(
+        "INSERT INTO documents (id, tenant, collection, external_id, resolved_at) \
+         VALUES ($1, $2, $3, $4, date_trunc('milliseconds', now())) \
+         ON CONFLICT (tenant, collection, external_id) DO NOTHING",
+    )
+    .bind(id.0)
+    .bind(tenant.as_str())
+    .bind(collection.as_str())
+    .bind(external_id)
+    .execute(connection)
+    .await
+    .port()?;
+    Ok((done.rows_affected() > 0).then_some(id))
 }
 
 /// Reads the identities of documents, in the order of their ids, and keeps others from changing these documents until the
@@ -101,39 +127,27 @@ pub(super) async fn hold(
 }
 
 /// Counts a version of each document as its last.
-pub(super) async fn set_last(
-    connection: &mut PgConnection,
-    versions: &[(DocumentId, u64)],
-) -> PortResult<()> {
-    sqlx::query(
+pub(super) async fn set_last(connection: &mut PgConnection, versions: &[Key]) -> PortResult<()> {
+    keys::execute(
+        connection,
         "UPDATE documents SET last_version = new.version FROM UNNEST($1::uuid[], $2::bigint[]) AS new (id, version) \
          WHERE documents.id = new.id",
+        versions,
     )
-    .bind(column(versions, |(id, _)| id.0))
-    .bind(try_column(versions, |(_, version)| int(*version))?)
-    .execute(connection)
     .await
-    .map(drop)
-    .port()
 }
 
 /// Makes a version of each document its live one.
-pub(super) async fn set_live(
-    connection: &mut PgConnection,
-    versions: &[(DocumentId, u64)],
-) -> PortResult<()> {
-    sqlx::query(
+pub(super) async fn set_live(connection: &mut PgConnection, versions: &[Key]) -> PortResult<()> {
+    keys::execute(
+        connection,
         "UPDATE documents SET live_version = new.version, \
          created_at = coalesce(created_at, date_trunc('milliseconds', now())), \
          updated_at = date_trunc('milliseconds', now()) \
          FROM UNNEST($1::uuid[], $2::bigint[]) AS new (id, version) WHERE documents.id = new.id",
+        versions,
     )
-    .bind(column(versions, |(id, _)| id.0))
-    .bind(try_column(versions, |(_, version)| int(*version))?)
-    .execute(connection)
     .await
-    .map(drop)
-    .port()
 }
 
 /// Removes documents with everything of them.
@@ -146,16 +160,25 @@ pub(super) async fn delete(connection: &mut PgConnection, ids: &[DocumentId]) ->
         .port()
 }
 
-/// Up to `most` documents of a collection, also those that were never published, kept from others until the transaction ends. The id of
-/// each, and whether the log may have told of its chunks.
+/// A document that is to go with its collection.
+pub(super) struct Removable {
+    pub id: DocumentId,
+    /// Whether the log may have told of its chunks.
+    pub was_staged: bool,
+    /// About how many rows go with it.
+    pub chunks: u64,
+}
+
+/// Up to `most` documents of a collection, also those that were never published, kept from others until the transaction ends.
 pub(super) async fn lock_some(
     connection: &mut PgConnection,
     tenant: &Tenant,
     collection: &Collection,
     most: usize,
-) -> PortResult<Vec<(DocumentId, bool)>> {
+) -> PortResult<Vec<Removable>> {
     let rows = sqlx::query(
-        "SELECT id, last_version > 0 AS was_staged FROM documents WHERE tenant = $1 AND collection = $2 \
+        "SELECT id, last_version > 0 AS was_staged, coalesce((SELECT sum(v.chunks) FROM versions v \
+         WHERE v.document = documents.id), 0)::bigint AS chunks FROM documents WHERE tenant = $1 AND collection = $2 \
          ORDER BY id LIMIT $3 FOR UPDATE",
     )
     .bind(tenant.as_str())
@@ -164,7 +187,15 @@ pub(super) async fn lock_some(
     .fetch_all(connection)
     .await
     .port()?;
-    rows.iter().map(|row| Ok((DocumentId(row.uuid("id")?), row.flag("was_staged")?))).collect()
+    rows.iter()
+        .map(|row| {
+            Ok(Removable {
+                id: DocumentId(row.uuid("id")?),
+                was_staged: row.flag("was_staged")?,
+                chunks: row.number("chunks")?,
+            })
+        })
+        .collect()
 }
 
 /// Those of the documents that nobody is changing, kept from others until the transaction ends.

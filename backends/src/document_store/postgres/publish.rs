@@ -11,13 +11,17 @@ use sqlx::PgConnection;
 use super::{
     changes::{self, NewEntry},
     chunks, collections, documents,
-    versions::{self, Key, Note},
+    keys::Key,
+    versions::{self, Note},
     waves,
 };
 use crate::document_store::{
     rows::{EntryKind, Identity, Version},
     rules::{self, CHUNKS_PER_ENTRY, DOCUMENTS_PER_STEP, Removal, Step},
 };
+
+/// No more documents of a collection are removed at once than those that come to so many chunks.
+const CHUNKS_PER_STEP: u64 = 20_000;
 
 /// Makes staged versions live and removes what they replace.
 pub(super) async fn publish(connection: &mut PgConnection, staged: &[Staged]) -> PortResult<Vec<Published>> {
@@ -198,14 +202,22 @@ pub(super) async fn delete_from_collection(
     if !collections::lock(connection, tenant, name).await? {
         return Ok(Removal::Nothing);
     }
-    let some = documents::lock_some(connection, tenant, name, DOCUMENTS_PER_STEP).await?;
-    documents::delete(connection, &some.iter().map(|(id, _)| *id).collect::<Vec<_>>()).await?;
-    let is_last = some.len() < DOCUMENTS_PER_STEP;
+    let found = documents::lock_some(connection, tenant, name, DOCUMENTS_PER_STEP).await?;
+    let (mut step, mut chunks) = (Vec::new(), 0);
+    // At least one, however large.
+    for document in &found {
+        if chunks < CHUNKS_PER_STEP {
+            chunks += document.chunks;
+            step.push(document);
+        }
+    }
+    let is_last = step.len() == found.len() && found.len() < DOCUMENTS_PER_STEP;
+    documents::delete(connection, &step.iter().map(|document| document.id).collect::<Vec<_>>()).await?;
     if is_last {
         collections::delete(connection, tenant, name).await?;
     }
     let entries: Vec<_> =
-        some.into_iter().filter(|(_, was_staged)| *was_staged).map(|(id, _)| deleted(id)).collect();
+        step.iter().filter(|document| document.was_staged).map(|document| deleted(document.id)).collect();
     let before = changes::append(connection, &entries).await?;
     Ok(if is_last { Removal::All(before + entries.len() as u64) } else { Removal::Some })
 }

@@ -9,6 +9,7 @@ use raglan_pipeline::{
 use sqlx::{PgConnection, QueryBuilder};
 use uuid::Uuid;
 
+use super::keys::{self, Key};
 use crate::{
     database::{
         SqlxResultExt as _,
@@ -27,9 +28,6 @@ macro_rules! select_document {
          coalesce(d.updated_at, v.staged_at) AS updated_at FROM documents d JOIN versions v ON v.document = d.id"
     };
 }
-
-/// A version of a document by its number.
-pub(super) type Key = (DocumentId, u64);
 
 /// A version that is about to be written.
 pub(super) struct NewVersion<'a> {
@@ -92,18 +90,15 @@ pub(super) async fn insert(connection: &mut PgConnection, new: &[NewVersion<'_>]
 
 /// Versions by their keys, those that are there.
 pub(super) async fn select(connection: &mut PgConnection, keys: &[Key]) -> PortResult<HashMap<Key, Version>> {
-    let rows = sqlx::query(
+    let rows = keys::about(
         "SELECT document, version, base_version, position, job, title, uri, metadata::text AS metadata FROM versions \
          WHERE (document, version) IN (SELECT * FROM UNNEST($1::uuid[], $2::bigint[]))",
-    )
-    .bind(column(keys, |(id, _)| id.0))
-    .bind(try_column(keys, |(_, version)| int(*version))?)
+        keys,
+    )?
     .fetch_all(connection)
     .await
     .port()?;
-    rows.iter()
-        .map(|row| Ok(((DocumentId(row.uuid("document")?), row.number("version")?), Version::of(row)?)))
-        .collect()
+    rows.iter().map(|row| Ok((keys::key(row)?, Version::of(row)?))).collect()
 }
 
 /// What publishing a version changed.
@@ -134,31 +129,27 @@ pub(super) async fn note_published(connection: &mut PgConnection, notes: &[Note]
 
 /// Removes the versions of each document before one.
 pub(super) async fn delete_before(connection: &mut PgConnection, keys: &[Key]) -> PortResult<()> {
-    sqlx::query(
+    keys::execute(
+        connection,
         "DELETE FROM versions USING UNNEST($1::uuid[], $2::bigint[]) AS live (document, version) \
          WHERE versions.document = live.document AND versions.version < live.version",
+        keys,
     )
-    .bind(column(keys, |(id, _)| id.0))
-    .bind(try_column(keys, |(_, version)| int(*version))?)
-    .execute(connection)
     .await
-    .map(drop)
-    .port()
 }
 
 /// Removes versions that are not live. Which of them were there.
 pub(super) async fn delete_staged(connection: &mut PgConnection, keys: &[Key]) -> PortResult<Vec<Key>> {
-    let rows = sqlx::query(
+    let rows = keys::about(
         "DELETE FROM versions USING UNNEST($1::uuid[], $2::bigint[]) AS gone (document, version) \
          WHERE versions.document = gone.document AND versions.version = gone.version AND NOT published \
          RETURNING versions.document, versions.version",
-    )
-    .bind(column(keys, |(id, _)| id.0))
-    .bind(try_column(keys, |(_, version)| int(*version))?)
+        keys,
+    )?
     .fetch_all(connection)
     .await
     .port()?;
-    rows.iter().map(|row| Ok((DocumentId(row.uuid("document")?), row.number("version")?))).collect()
+    rows.iter().map(keys::key).collect()
 }
 
 /// What was done for the live version of a document.

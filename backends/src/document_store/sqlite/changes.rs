@@ -12,7 +12,7 @@ use crate::{
         SqlxResultExt as _,
         codec::{RowExt as _, corrupt, int, limit},
     },
-    document_store::rows::{Entry, EntryKind},
+    document_store::rows::{Entry, EntryColumns, EntryKind},
 };
 
 /// Adds an entry.
@@ -22,9 +22,9 @@ pub(super) async fn append(
     kind: &EntryKind,
     now: Timestamp,
 ) -> PortResult<LogPosition> {
-    let (name, version, chunk_ids) = kind.columns()?;
+    let EntryColumns { kind, version, chunk_ids } = kind.columns()?;
     sqlx::query("INSERT INTO changes (kind, document_id, version, chunk_ids, at) VALUES (?, ?, ?, ?, ?)")
-        .bind(name)
+        .bind(kind)
         .bind(document.0.as_bytes().as_slice())
         .bind(version)
         .bind(chunk_ids)

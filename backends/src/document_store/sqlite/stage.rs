@@ -58,9 +58,9 @@ impl<'a> Staging<'a> {
         let live: HashSet<_> = live.into_iter().map(|(id, _)| id).collect();
         let (renewed, new): (Vec<_>, Vec<_>) =
             staged.new_chunks.iter().partition(|chunk| live.contains(&chunk.id));
-        self.put_chunks((key, document.id), version, &new).await?;
+        self.put_chunks((key, identity.id), version, &new).await?;
         let renewing = identity.live_version.unwrap_or(version);
-        self.put_chunks((key, document.id), renewing, &renewed).await?;
+        self.put_chunks((key, identity.id), renewing, &renewed).await?;
 
         let places = staged.new_chunks.iter().map(|chunk| (chunk.id, chunk.place));
         let places = places.chain(staged.kept_chunks.iter().copied());

@@ -1,9 +1,6 @@
 use std::{
     collections::HashSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use futures::{FutureExt as _, future::join_all};
@@ -15,7 +12,10 @@ use raglan_pipeline::{
 use sqlx::PgConnection;
 
 use super::*;
-use crate::database::{SqlxResultExt as _, postgres::scratch::Scratch};
+use crate::database::{
+    PostgresSettings, SqlxResultExt as _,
+    postgres::scratch::{Scratch, Wire},
+};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -43,6 +43,26 @@ async fn keeps_the_contract() {
         Arc::new(PostgresJobStore::new(scratch.database().await, retention)) as Arc<dyn JobStore>
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_count_of_many_is_kept_for_a_while() {
+    let Some(scratch) = scratch("a_count_of_many_is_kept_for_a_while").await else { return };
+    let database = scratch.database().await;
+    let jobs = PostgresJobStore::new(database.clone(), HOUR);
+    accept(&jobs, a_query(JobId::generate())).await;
+    assert_eq!(jobs.waiting().await.unwrap(), [(Stage::Retrieval, 1)]);
+    accept(&jobs, a_query(JobId::generate())).await;
+    assert_eq!(jobs.waiting().await.unwrap(), [(Stage::Retrieval, 2)], "a few are counted again");
+    let many: Vec<_> = (0..1_000).map(|_| a_query(JobId::generate())).collect();
+    let many: Vec<_> = many.into_iter().map(|new| Operation::Accept(Box::new(new))).collect();
+    write(&database, &many).await.unwrap();
+    let counted = jobs.waiting().await.unwrap();
+    assert_eq!(counted, [(Stage::Retrieval, 1_002)]);
+    accept(&jobs, a_query(JobId::generate())).await;
+    let fresh = PostgresJobStore::new(database, HOUR);
+    assert_eq!(fresh.waiting().await.unwrap(), [(Stage::Retrieval, 1_003)]);
+    while jobs.waiting().await.unwrap() == counted {}
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -324,6 +344,38 @@ async fn calls_fail_for_a_moment_when_the_server_cuts_connections() {
         assert!(jobs.get(*id).await.unwrap().is_some(), "what was accepted is there");
     }
     assert!(!stored.is_empty());
+}
+
+#[tokio::test]
+async fn a_wire_that_is_cut_without_a_word_is_given_up_in_time() {
+    let Some(scratch) = scratch("a_wire_that_is_cut_without_a_word_is_given_up_in_time").await else {
+        return;
+    };
+    let settings = scratch.settings();
+    let wire = Wire::to(&settings).await;
+    let settings = PostgresSettings { statement_timeout: Duration::from_millis(500), ..wire.over(settings) };
+    let jobs = PostgresJobStore::new(PostgresDatabase::open(settings).await.unwrap(), HOUR);
+    let before = accept(&jobs, a_query(JobId::generate())).await;
+    for _ in 0..2 {
+        wire.cut();
+        // The writer's connection is one, the readers' are others.
+        let after = loop {
+            match jobs.accept(a_query(JobId::generate())).await {
+                Ok(Accepted::New(job)) => break job,
+                Ok(other) => panic!("unexpected: {other:?}"),
+                Err(error) => assert!(error.is_transient(), "{error:?}"),
+            }
+        };
+        for job in [&before, &after] {
+            let found = loop {
+                match jobs.get(job.id).await {
+                    Ok(found) => break found,
+                    Err(error) => assert!(error.is_transient(), "{error:?}"),
+                }
+            };
+            assert_eq!(found.as_ref(), Some(job));
+        }
+    }
 }
 
 #[tokio::test]

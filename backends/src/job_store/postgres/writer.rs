@@ -189,14 +189,17 @@ impl Task {
         if done.is_ok() || is_alive(&mut connection).await {
             self.connection = Some((connection, Instant::now()));
         }
-        metrics::histogram!("raglan_database_writes_per_commit").record(operations.len() as f64);
-        metrics::histogram!("raglan_database_commit_seconds").record(began.elapsed());
+        if done.is_ok() {
+            metrics::histogram!("raglan_database_writes_per_commit").record(operations.len() as f64);
+            metrics::histogram!("raglan_database_commit_seconds").record(began.elapsed());
+        }
         done
     }
 
     /// The connection, or a new one where there is none or the server closed it while nobody used it.
     async fn connect(&mut self) -> PortResult<PgConnection> {
         if let Some((mut connection, used)) = self.connection.take()
+            && !self.database.is_closed()
             && (used.elapsed() < TRUSTED || is_alive(&mut connection).await)
         {
             return Ok(connection);
