@@ -6,7 +6,8 @@ use crate::redis_client::{RedisSettings, testing::Proxy};
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn cut_connections_lose_and_repeat_nothing() {
     const EVENTS: usize = 600;
-    let Some(corner) = Corner::of_test_server("event_log::redis::cut_connections_lose_and_repeat_nothing")
+    let Some(corner) =
+        Corner::of_test_server("event_log::redis::tests::faults::cut_connections_lose_and_repeat_nothing")
     else {
         return;
     };
@@ -39,7 +40,9 @@ async fn cut_connections_lose_and_repeat_nothing() {
 
 #[tokio::test]
 async fn an_append_whose_answer_was_lost_is_not_made_twice() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::an_append_whose_answer_was_lost") else {
+    let Some(corner) = Corner::of_test_server(
+        "event_log::redis::tests::faults::an_append_whose_answer_was_lost_is_not_made_twice",
+    ) else {
         return;
     };
     let proxy = Proxy::before(corner.address()).await;
@@ -66,7 +69,9 @@ async fn an_append_whose_answer_was_lost_is_not_made_twice() {
 
 #[tokio::test]
 async fn a_reader_of_a_log_that_was_lost_is_told_so_and_goes_on() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::a_reader_of_a_log_that_was_lost") else {
+    let Some(corner) = Corner::of_test_server(
+        "event_log::redis::tests::faults::a_reader_of_a_log_that_was_lost_is_told_so_and_goes_on",
+    ) else {
         return;
     };
     let log = log_of(corner.client());
@@ -95,7 +100,9 @@ async fn a_reader_of_a_log_that_was_lost_is_told_so_and_goes_on() {
 
 #[tokio::test]
 async fn a_lost_log_of_an_old_job_goes_on_below_the_next_floor() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::a_lost_log_of_an_old_job_goes_on") else {
+    let Some(corner) = Corner::of_test_server(
+        "event_log::redis::tests::faults::a_lost_log_of_an_old_job_goes_on_below_the_next_floor",
+    ) else {
         return;
     };
     let log = log_of(corner.client());
@@ -110,7 +117,8 @@ async fn a_lost_log_of_an_old_job_goes_on_below_the_next_floor() {
 
 #[tokio::test]
 async fn a_trimmed_stream_tells_what_was_missed() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::a_trimmed_stream_tells_what_was_missed")
+    let Some(corner) =
+        Corner::of_test_server("event_log::redis::tests::faults::a_trimmed_stream_tells_what_was_missed")
     else {
         return;
     };
@@ -139,7 +147,9 @@ async fn a_trimmed_stream_tells_what_was_missed() {
 
 #[tokio::test]
 async fn an_event_of_a_newer_program_is_passed_over_and_said_to_be_missed() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::an_event_of_a_newer_program") else {
+    let Some(corner) = Corner::of_test_server(
+        "event_log::redis::tests::faults::an_event_of_a_newer_program_is_passed_over_and_said_to_be_missed",
+    ) else {
         return;
     };
     let log = log_of(corner.client());
@@ -161,7 +171,8 @@ async fn an_event_of_a_newer_program_is_passed_over_and_said_to_be_missed() {
 
 #[tokio::test]
 async fn readers_wait_for_a_redis_that_is_gone() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::readers_wait_for_a_redis_that_is_gone")
+    let Some(corner) =
+        Corner::of_test_server("event_log::redis::tests::faults::readers_wait_for_a_redis_that_is_gone")
     else {
         return;
     };
@@ -185,8 +196,9 @@ async fn readers_wait_for_a_redis_that_is_gone() {
 
 #[tokio::test]
 async fn a_connection_that_swallows_everything_is_noticed_by_readers() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::a_connection_that_swallows_everything")
-    else {
+    let Some(corner) = Corner::of_test_server(
+        "event_log::redis::tests::faults::a_connection_that_swallows_everything_is_noticed_by_readers",
+    ) else {
         return;
     };
     let proxy = Proxy::before(corner.address()).await;
