@@ -26,7 +26,9 @@ async fn cut_connections_lose_and_repeat_nothing() {
     let mut numbers = Vec::new();
     for n in 0..EVENTS {
         if n % 50 == 25 {
-            proxy.cut();
+            // While the append is on its way.
+            let proxy = Arc::clone(&proxy);
+            tokio::spawn(async move { proxy.cut() });
         }
         numbers.push(log.append(job, 0, delta(n)).await.unwrap());
     }
@@ -213,4 +215,21 @@ async fn a_connection_that_swallows_everything_is_noticed_by_readers() {
     proxy.swallow();
     let second = add(&*near, job, 1).await;
     assert_eq!(next_numbers(&mut stream, 1).await, second);
+}
+
+#[tokio::test]
+async fn an_event_that_was_never_heard_is_found_after_a_silence() {
+    let test = "event_log::redis::tests::faults::an_event_that_was_never_heard_is_found_after_a_silence";
+    let Some(corner) = Corner::of_test_server(test) else { return };
+    let log = log_of(corner.client());
+    let job = JobId::generate();
+    log.append(job, 0, queued()).await.unwrap();
+    let mut stream = log.follow(job, 0).await.unwrap();
+    assert_eq!(next_numbers(&mut stream, 1).await, [1]);
+    let body = String::from_utf8(wire::body(&delta(0)).unwrap()).unwrap();
+    redis::cmd("XADD")
+        .arg(&[&wire::key(&corner.prefix, job), "2-0", "before", "1", "mark", "m", "event", &body])
+        .exec(&mut corner.plain())
+        .unwrap();
+    assert_eq!(next_numbers(&mut stream, 1).await, [2]);
 }
