@@ -90,12 +90,12 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn it_keeps_the_contract() {
-        if Corner::of_test_server("cache::redis::it_keeps_the_contract").is_none() {
+        if Corner::of_test_server("cache::redis::tests::it_keeps_the_contract").is_none() {
             return;
         }
         let corners = Mutex::new(Vec::new());
         contract::cache::run_all(|| async {
-            let corner = Corner::of_test_server("cache::redis::it_keeps_the_contract").unwrap();
+            let corner = Corner::of_test_server("cache::redis::tests::it_keeps_the_contract").unwrap();
             let cache = RedisCache::new(corner.client()) as Arc<dyn Cache>;
             corners.lock().unwrap().push(corner);
             cache
@@ -105,7 +105,8 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn it_keeps_the_contract_on_a_cluster() {
-        let Some(cluster) = TestCluster::start("cache::redis::it_keeps_the_contract_on_a_cluster") else {
+        let Some(cluster) = TestCluster::start("cache::redis::tests::it_keeps_the_contract_on_a_cluster")
+        else {
             return;
         };
         contract::cache::run_all(|| async {
@@ -116,7 +117,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_too_large_is_not_kept_nor_what_it_replaces() {
-        let Some(corner) = Corner::of_test_server("cache::redis::what_is_too_large_is_not_kept") else {
+        let Some(corner) =
+            Corner::of_test_server("cache::redis::tests::what_is_too_large_is_not_kept_nor_what_it_replaces")
+        else {
             return;
         };
         let cache = RedisCache::new(corner.client());
@@ -130,7 +133,9 @@ mod tests {
 
     #[tokio::test]
     async fn no_time_and_endless_time_to_live_are_both_allowed() {
-        let Some(corner) = Corner::of_test_server("cache::redis::no_time_and_endless_time_to_live") else {
+        let Some(corner) =
+            Corner::of_test_server("cache::redis::tests::no_time_and_endless_time_to_live_are_both_allowed")
+        else {
             return;
         };
         let cache = RedisCache::new(corner.client());
@@ -145,8 +150,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_redis_that_is_gone_is_an_error_at_once_and_serves_again_when_it_is_back() {
-        let Some(corner) = Corner::of_test_server("cache::redis::a_redis_that_is_gone_is_an_error_at_once")
-        else {
+        let Some(corner) = Corner::of_test_server(
+            "cache::redis::tests::a_redis_that_is_gone_is_an_error_at_once_and_serves_again_when_it_is_back",
+        ) else {
             return;
         };
         let proxy = Proxy::before(corner.address()).await;

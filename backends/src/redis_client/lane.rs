@@ -75,8 +75,13 @@ impl Lane {
             *lane.link() = opened.as_ref().map_or(Link::Down, |live| Link::Up(live.clone()));
             opened
         });
+        let lane = Arc::clone(self);
         let opened = async move {
-            task.await.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::Interrupted).into()))
+            task.await.unwrap_or_else(|_| {
+                // It was stopped with its runtime, or a TLS library without a provider panicked.
+                *lane.link() = Link::Down;
+                Err(std::io::Error::from(std::io::ErrorKind::Interrupted).into())
+            })
         };
         opened.boxed().shared()
     }

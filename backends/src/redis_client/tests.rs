@@ -29,7 +29,7 @@ async fn until_it_answers(client: &RedisClient) {
 
 #[tokio::test]
 async fn it_says_what_redis_is() {
-    let Some(corner) = Corner::of_test_server("redis_client::it_says_what_redis_is") else { return };
+    let Some(corner) = Corner::of_test_server("redis_client::tests::it_says_what_redis_is") else { return };
     let report = corner.client().check().await.unwrap();
     assert_eq!(report.mode, "standalone");
     assert!(!report.version.is_empty() && !report.eviction.is_empty(), "{report:?}");
@@ -37,7 +37,7 @@ async fn it_says_what_redis_is() {
 
 #[tokio::test]
 async fn it_says_what_an_operator_should_know() {
-    let test = "redis_client::it_says_what_an_operator_should_know";
+    let test = "redis_client::tests::it_says_what_an_operator_should_know";
     let expected = [
         (["--maxmemory", "0", "--maxmemory-policy", "noeviction"], "not set"),
         (["--maxmemory", "64mb", "--maxmemory-policy", "noeviction"], "noeviction"),
@@ -65,7 +65,8 @@ async fn it_refuses_settings_that_cannot_be() {
 
 #[tokio::test]
 async fn a_node_of_a_cluster_is_no_single_server() {
-    let Some(cluster) = TestCluster::start("redis_client::a_node_of_a_cluster_is_no_single_server") else {
+    let Some(cluster) = TestCluster::start("redis_client::tests::a_node_of_a_cluster_is_no_single_server")
+    else {
         return;
     };
     let report = Corner::of(cluster.url()).client().check().await.unwrap();
@@ -77,7 +78,9 @@ async fn a_node_of_a_cluster_is_no_single_server() {
 
 #[tokio::test]
 async fn a_cut_connection_costs_no_call() {
-    let Some(corner) = Corner::of_test_server("redis_client::a_cut_connection_costs_no_call") else { return };
+    let Some(corner) = Corner::of_test_server("redis_client::tests::a_cut_connection_costs_no_call") else {
+        return;
+    };
     let proxy = Proxy::before(corner.address()).await;
     let client = RedisClient::new(&corner.settings_through(&proxy)).unwrap();
     for _ in 0..20 {
@@ -90,7 +93,8 @@ async fn a_cut_connection_costs_no_call() {
 
 #[tokio::test]
 async fn calls_at_once_share_few_connections() {
-    let Some(corner) = Corner::of_test_server("redis_client::calls_at_once_share_few_connections") else {
+    let Some(corner) = Corner::of_test_server("redis_client::tests::calls_at_once_share_few_connections")
+    else {
         return;
     };
     let client = corner.client();
@@ -107,7 +111,7 @@ async fn calls_at_once_share_few_connections() {
 #[tokio::test]
 async fn a_redis_that_is_gone_is_left_alone_and_found_again() {
     let Some(corner) =
-        Corner::of_test_server("redis_client::a_redis_that_is_gone_is_left_alone_and_found_again")
+        Corner::of_test_server("redis_client::tests::a_redis_that_is_gone_is_left_alone_and_found_again")
     else {
         return;
     };
@@ -130,7 +134,7 @@ async fn a_redis_that_is_gone_is_left_alone_and_found_again() {
 #[tokio::test]
 async fn a_connection_that_swallows_everything_is_replaced() {
     let Some(corner) =
-        Corner::of_test_server("redis_client::a_connection_that_swallows_everything_is_replaced")
+        Corner::of_test_server("redis_client::tests::a_connection_that_swallows_everything_is_replaced")
     else {
         return;
     };
@@ -155,7 +159,7 @@ async fn nobody_at_the_address_is_unavailable_at_once() {
 
 #[tokio::test]
 async fn a_full_redis_refuses_what_it_cannot_keep_and_nothing_else() {
-    let test = "redis_client::a_full_redis_refuses_what_it_cannot_keep_and_nothing_else";
+    let test = "redis_client::tests::a_full_redis_refuses_what_it_cannot_keep_and_nothing_else";
     let Some(server) = TestServer::start(test, &["--maxmemory", "1", "--maxmemory-policy", "noeviction"])
     else {
         return;
@@ -171,7 +175,7 @@ async fn a_full_redis_refuses_what_it_cannot_keep_and_nothing_else() {
 
 #[tokio::test]
 async fn without_the_password_it_says_so() {
-    let test = "redis_client::without_the_password_it_says_so";
+    let test = "redis_client::tests::without_the_password_it_says_so";
     let Some(server) = TestServer::start(test, &[]) else { return };
     let mut plain = Corner::of(server.url()).plain();
     redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("s3cret").exec(&mut plain).unwrap();
@@ -194,7 +198,8 @@ async fn without_the_password_it_says_so() {
 
 #[tokio::test]
 async fn what_is_about_one_thing_is_done_in_order() {
-    let Some(corner) = Corner::of_test_server("redis_client::what_is_about_one_thing_is_done_in_order")
+    let Some(corner) =
+        Corner::of_test_server("redis_client::tests::what_is_about_one_thing_is_done_in_order")
     else {
         return;
     };

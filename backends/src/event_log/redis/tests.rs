@@ -74,7 +74,7 @@ async fn keeps_the_contract(corner: impl Fn() -> Corner) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn it_keeps_the_contract() {
-    let test = "event_log::redis::it_keeps_the_contract";
+    let test = "event_log::redis::tests::it_keeps_the_contract";
     if Corner::of_test_server(test).is_some() {
         keeps_the_contract(|| Corner::of_test_server(test).unwrap()).await;
     }
@@ -82,7 +82,9 @@ async fn it_keeps_the_contract() {
 
 #[tokio::test]
 async fn a_job_counts_from_one() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::a_job_counts_from_one") else { return };
+    let Some(corner) = Corner::of_test_server("event_log::redis::tests::a_job_counts_from_one") else {
+        return;
+    };
     let log = log_of(corner.client());
     let job = JobId::generate();
     assert_eq!(log.append(job, 0, queued()).await.unwrap(), 1);
@@ -93,7 +95,8 @@ async fn a_job_counts_from_one() {
 
 #[tokio::test]
 async fn events_live_as_long_as_they_are_told_to() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::events_live_as_long_as_they_are_told_to")
+    let Some(corner) =
+        Corner::of_test_server("event_log::redis::tests::events_live_as_long_as_they_are_told_to")
     else {
         return;
     };
@@ -113,8 +116,9 @@ async fn events_live_as_long_as_they_are_told_to() {
 
 #[tokio::test]
 async fn an_event_that_is_too_large_is_refused_and_harms_nothing() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::an_event_that_is_too_large_is_refused")
-    else {
+    let Some(corner) = Corner::of_test_server(
+        "event_log::redis::tests::an_event_that_is_too_large_is_refused_and_harms_nothing",
+    ) else {
         return;
     };
     let log = log_of(corner.client());
@@ -126,7 +130,8 @@ async fn an_event_that_is_too_large_is_refused_and_harms_nothing() {
 
 #[tokio::test]
 async fn all_pages_of_a_long_log_are_read() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::all_pages_of_a_long_log_are_read") else {
+    let Some(corner) = Corner::of_test_server("event_log::redis::tests::all_pages_of_a_long_log_are_read")
+    else {
         return;
     };
     let log = log_of(corner.client());
@@ -142,7 +147,9 @@ async fn all_pages_of_a_long_log_are_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_readers_need_one_connection_and_leave_no_channel_behind() {
     const READERS: usize = 500;
-    let Some(corner) = Corner::of_test_server("event_log::redis::many_readers_need_one_connection") else {
+    let Some(corner) = Corner::of_test_server(
+        "event_log::redis::tests::many_readers_need_one_connection_and_leave_no_channel_behind",
+    ) else {
         return;
     };
     let log = log_of(corner.client());
@@ -184,7 +191,9 @@ async fn many_readers_need_one_connection_and_leave_no_channel_behind() {
 
 #[tokio::test]
 async fn the_connection_for_readers_goes_with_the_log_and_its_readers() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::the_connection_for_readers_goes") else {
+    let Some(corner) = Corner::of_test_server(
+        "event_log::redis::tests::the_connection_for_readers_goes_with_the_log_and_its_readers",
+    ) else {
         return;
     };
     let log = log_of(corner.client());
@@ -200,8 +209,9 @@ async fn the_connection_for_readers_goes_with_the_log_and_its_readers() {
 
 #[tokio::test]
 async fn a_slow_reader_holds_a_bounded_number_of_events_and_gets_all_that_are_kept() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::a_slow_reader_gets_all_that_are_kept")
-    else {
+    let Some(corner) = Corner::of_test_server(
+        "event_log::redis::tests::a_slow_reader_holds_a_bounded_number_of_events_and_gets_all_that_are_kept",
+    ) else {
         return;
     };
     let log = log_of(corner.client());

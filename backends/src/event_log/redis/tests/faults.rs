@@ -6,7 +6,8 @@ use crate::redis_client::{RedisSettings, testing::Proxy};
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn cut_connections_lose_and_repeat_nothing() {
     const EVENTS: usize = 600;
-    let Some(corner) = Corner::of_test_server("event_log::redis::cut_connections_lose_and_repeat_nothing")
+    let Some(corner) =
+        Corner::of_test_server("event_log::redis::tests::faults::cut_connections_lose_and_repeat_nothing")
     else {
         return;
     };
@@ -25,7 +26,9 @@ async fn cut_connections_lose_and_repeat_nothing() {
     let mut numbers = Vec::new();
     for n in 0..EVENTS {
         if n % 50 == 25 {
-            proxy.cut();
+            // While the append is on its way.
+            let proxy = Arc::clone(&proxy);
+            tokio::spawn(async move { proxy.cut() });
         }
         numbers.push(log.append(job, 0, delta(n)).await.unwrap());
     }
@@ -39,7 +42,9 @@ async fn cut_connections_lose_and_repeat_nothing() {
 
 #[tokio::test]
 async fn an_append_whose_answer_was_lost_is_not_made_twice() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::an_append_whose_answer_was_lost") else {
+    let Some(corner) = Corner::of_test_server(
+        "event_log::redis::tests::faults::an_append_whose_answer_was_lost_is_not_made_twice",
+    ) else {
         return;
     };
     let proxy = Proxy::before(corner.address()).await;
@@ -66,7 +71,9 @@ async fn an_append_whose_answer_was_lost_is_not_made_twice() {
 
 #[tokio::test]
 async fn a_reader_of_a_log_that_was_lost_is_told_so_and_goes_on() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::a_reader_of_a_log_that_was_lost") else {
+    let Some(corner) = Corner::of_test_server(
+        "event_log::redis::tests::faults::a_reader_of_a_log_that_was_lost_is_told_so_and_goes_on",
+    ) else {
         return;
     };
     let log = log_of(corner.client());
@@ -95,7 +102,9 @@ async fn a_reader_of_a_log_that_was_lost_is_told_so_and_goes_on() {
 
 #[tokio::test]
 async fn a_lost_log_of_an_old_job_goes_on_below_the_next_floor() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::a_lost_log_of_an_old_job_goes_on") else {
+    let Some(corner) = Corner::of_test_server(
+        "event_log::redis::tests::faults::a_lost_log_of_an_old_job_goes_on_below_the_next_floor",
+    ) else {
         return;
     };
     let log = log_of(corner.client());
@@ -110,7 +119,8 @@ async fn a_lost_log_of_an_old_job_goes_on_below_the_next_floor() {
 
 #[tokio::test]
 async fn a_trimmed_stream_tells_what_was_missed() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::a_trimmed_stream_tells_what_was_missed")
+    let Some(corner) =
+        Corner::of_test_server("event_log::redis::tests::faults::a_trimmed_stream_tells_what_was_missed")
     else {
         return;
     };
@@ -139,7 +149,9 @@ async fn a_trimmed_stream_tells_what_was_missed() {
 
 #[tokio::test]
 async fn an_event_of_a_newer_program_is_passed_over_and_said_to_be_missed() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::an_event_of_a_newer_program") else {
+    let Some(corner) = Corner::of_test_server(
+        "event_log::redis::tests::faults::an_event_of_a_newer_program_is_passed_over_and_said_to_be_missed",
+    ) else {
         return;
     };
     let log = log_of(corner.client());
@@ -161,7 +173,8 @@ async fn an_event_of_a_newer_program_is_passed_over_and_said_to_be_missed() {
 
 #[tokio::test]
 async fn readers_wait_for_a_redis_that_is_gone() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::readers_wait_for_a_redis_that_is_gone")
+    let Some(corner) =
+        Corner::of_test_server("event_log::redis::tests::faults::readers_wait_for_a_redis_that_is_gone")
     else {
         return;
     };
@@ -185,8 +198,9 @@ async fn readers_wait_for_a_redis_that_is_gone() {
 
 #[tokio::test]
 async fn a_connection_that_swallows_everything_is_noticed_by_readers() {
-    let Some(corner) = Corner::of_test_server("event_log::redis::a_connection_that_swallows_everything")
-    else {
+    let Some(corner) = Corner::of_test_server(
+        "event_log::redis::tests::faults::a_connection_that_swallows_everything_is_noticed_by_readers",
+    ) else {
         return;
     };
     let proxy = Proxy::before(corner.address()).await;
@@ -201,4 +215,21 @@ async fn a_connection_that_swallows_everything_is_noticed_by_readers() {
     proxy.swallow();
     let second = add(&*near, job, 1).await;
     assert_eq!(next_numbers(&mut stream, 1).await, second);
+}
+
+#[tokio::test]
+async fn an_event_that_was_never_heard_is_found_after_a_silence() {
+    let test = "event_log::redis::tests::faults::an_event_that_was_never_heard_is_found_after_a_silence";
+    let Some(corner) = Corner::of_test_server(test) else { return };
+    let log = log_of(corner.client());
+    let job = JobId::generate();
+    log.append(job, 0, queued()).await.unwrap();
+    let mut stream = log.follow(job, 0).await.unwrap();
+    assert_eq!(next_numbers(&mut stream, 1).await, [1]);
+    let body = String::from_utf8(wire::body(&delta(0)).unwrap()).unwrap();
+    redis::cmd("XADD")
+        .arg(&[&wire::key(&corner.prefix, job), "2-0", "before", "1", "mark", "m", "event", &body])
+        .exec(&mut corner.plain())
+        .unwrap();
+    assert_eq!(next_numbers(&mut stream, 1).await, [2]);
 }

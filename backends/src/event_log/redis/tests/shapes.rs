@@ -5,14 +5,14 @@ use crate::redis_client::testing::{TestCluster, TestService};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn it_keeps_the_contract_on_a_cluster() {
-    let test = "event_log::redis::it_keeps_the_contract_on_a_cluster";
+    let test = "event_log::redis::tests::shapes::it_keeps_the_contract_on_a_cluster";
     let Some(cluster) = TestCluster::start(test) else { return };
     keeps_the_contract(|| Corner::of(cluster.url())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_connection_hears_all_nodes_of_a_cluster() {
-    let test = "event_log::redis::one_connection_hears_all_nodes_of_a_cluster";
+    let test = "event_log::redis::tests::shapes::one_connection_hears_all_nodes_of_a_cluster";
     let Some(cluster) = TestCluster::start(test) else { return };
     let corner = Corner::of(cluster.url());
     let log = log_of(corner.client());
@@ -42,7 +42,7 @@ async fn one_connection_hears_all_nodes_of_a_cluster() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn it_follows_the_master_that_sentinels_name() {
-    let test = "event_log::redis::it_follows_the_master_that_sentinels_name";
+    let test = "event_log::redis::tests::shapes::it_follows_the_master_that_sentinels_name";
     let Some(mut service) = TestService::start(test) else { return };
     let log = log_of(Corner::of(service.url()).client());
     let job = JobId::generate();
