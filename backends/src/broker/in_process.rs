@@ -4,7 +4,6 @@
 
 mod keeper;
 mod lanes;
-mod metrics;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -21,10 +20,8 @@ use raglan_pipeline::{
 };
 use tokio::{sync::Notify, time::Instant};
 
-use self::{
-    metrics::QueueMetrics,
-    queue::{Return, Taken, Ticket},
-};
+use self::queue::{Return, Taken, Ticket};
+use super::metrics::QueueMetrics;
 
 /// The bounds of an [`InProcessBroker`]; each applies to every queue by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,8 @@ use raglan_pipeline::{
     ports::Envelope,
 };
 
+use crate::broker::shares::Shares;
+
 /// A message that nobody has at the moment.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -20,19 +22,17 @@ pub(super) struct Held {
     pub(super) attempts: u32,
 }
 
-/// One lane a class.
-///
-/// Between lanes it is smooth weighted round-robin, as in nginx's upstream balancer: at each choice every lane that is not empty earns its
-/// weight, the richest is chosen and pays what all earned. So each gets its share, evenly spread.
+/// One lane a class; between them it is [`Shares`].
 #[derive(Debug)]
 pub(super) struct Lanes {
     lanes: [Lane; Priority::ALL.len()],
+    shares: Shares,
     len: usize,
 }
 
 impl Lanes {
     pub(super) fn new() -> Self {
-        Self { lanes: Priority::ALL.map(|priority| Lane::new(weight(priority))), len: 0 }
+        Self { lanes: Priority::ALL.map(|_| Lane::default()), shares: Shares::default(), len: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -47,37 +47,21 @@ impl Lanes {
 
     /// Takes the message whose turn it is.
     pub(super) fn take(&mut self) -> Option<Held> {
-        let mut earned = 0;
-        let mut richest: Option<&mut Lane> = None;
-        for lane in self.lanes.iter_mut().filter(|lane| !lane.turns.is_empty()) {
-            lane.credit += lane.weight;
-            earned += lane.weight;
-            if richest.as_ref().is_none_or(|best| lane.credit > best.credit) {
-                richest = Some(lane);
-            }
+        let waiting = self.lanes.each_ref().map(|lane| !lane.turns.is_empty());
+        let class = self.shares.next(waiting)?;
+        let held = self.lanes[class].take()?;
+        self.shares.serve(class, waiting);
+        if self.lanes[class].turns.is_empty() {
+            self.shares.forget(class);
         }
-        let lane = richest?;
-        lane.credit -= earned;
-        let held = lane.take()?;
         self.len -= 1;
         Some(held)
     }
 }
 
-/// Of twelve deliveries while all classes wait, how many a class gets.
-fn weight(priority: Priority) -> i64 {
-    match priority {
-        Priority::Interactive => 8,
-        Priority::Normal => 3,
-        Priority::Batch => 1,
-    }
-}
-
 /// The messages of one class: tenants in turn, each one's messages by their order.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Lane {
-    weight: i64,
-    credit: i64,
     /// Only tenants that have messages here.
     waiting: HashMap<Tenant, BTreeMap<u64, Held>>,
     /// The same tenants, the next one first.
@@ -85,10 +69,6 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(weight: i64) -> Self {
-        Self { weight, credit: 0, waiting: HashMap::new(), turns: VecDeque::new() }
-    }
-
     fn insert(&mut self, held: Held) {
         let tenant = &held.envelope.tenant;
         if let Some(messages) = self.waiting.get_mut(tenant) {
@@ -107,10 +87,6 @@ impl Lane {
             self.waiting.remove(&tenant);
         } else {
             self.turns.push_back(tenant);
-        }
-        if self.turns.is_empty() {
-            // An empty lane saves nothing up and owes nothing.
-            self.credit = 0;
         }
         Some(held)
     }

@@ -1,4 +1,4 @@
-//! What a queue reports.
+//! What a queue reports, whichever broker keeps it.
 
 use metrics::{Counter, Gauge, counter, gauge};
 use raglan_pipeline::{domain::Stage, ports::Depth};
