@@ -1,0 +1,127 @@
+//! How full the queues are.
+//!
+//! What is ready, delayed and dead is counted by RabbitMQ, for all processes; what is unsettled it tells only through its management plugin,
+//! so that is counted here, for this process. A count takes a round trip a queue, and every submission asks for one: so it is taken at most
+//! once in [`FRESH`], and meanwhile the last one is given out.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use futures::future::try_join_all;
+use lapin::{options::QueueDeclareOptions, types::FieldTable};
+use raglan_pipeline::{
+    domain::{Priority, Stage},
+    ports::{Depth, PortResult},
+};
+use tokio::time::timeout;
+
+use super::{
+    client::Client,
+    delay::RUNGS,
+    error::{port_error, unavailable},
+    link::Link,
+    topology::{Part, open},
+};
+
+/// A count is good for so long.
+const FRESH: Duration = Duration::from_millis(200);
+/// A count that is older is given out while a new one is taken, up to this age.
+const STALE: Duration = Duration::from_secs(2);
+/// How long a count may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The counts of all stages.
+pub(super) struct Depths {
+    client: Arc<Client>,
+    stages: [Counted; Stage::ALL.len()],
+}
+
+#[derive(Default)]
+struct Counted {
+    last: Mutex<Option<(Instant, Depth)>>,
+    /// Held by the one who counts.
+    counting: tokio::sync::Mutex<()>,
+}
+
+impl Counted {
+    fn last(&self) -> Option<(Duration, Depth)> {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.map(|(at, depth)| (at.elapsed(), depth))
+    }
+}
+
+impl Depths {
+    pub(super) fn new(client: Arc<Client>) -> Arc<Self> {
+        Arc::new(Self { client, stages: Default::default() })
+    }
+
+    pub(super) async fn of(self: &Arc<Self>, stage: Stage) -> PortResult<Depth> {
+        let counted = &self.stages[stage as usize];
+        match counted.last() {
+            Some((age, depth)) if age < FRESH => return Ok(depth),
+            Some((age, depth)) if age < STALE => {
+                let this = Arc::clone(self);
+                self.client.tasks.spawn(async move {
+                    if let Ok(_counting) = this.stages[stage as usize].counting.try_lock()
+                        && let Err(error) = this.count(stage).await
+                    {
+                        tracing::debug!(stage = stage.as_str(), %error, "depth not counted");
+                    }
+                });
+                return Ok(depth);
+            }
+            _ => {}
+        }
+        let _counting = counted.counting.lock().await;
+        match counted.last() {
+            // Somebody else has counted meanwhile.
+            Some((age, depth)) if age < FRESH => Ok(depth),
+            _ => self.count(stage).await,
+        }
+    }
+
+    async fn count(&self, stage: Stage) -> PortResult<Depth> {
+        let link = self.client.link_now()?;
+        let counting = async {
+            match self.ask(&link, stage).await {
+                Ok(depth) => Ok(depth),
+                // A queue may have been deleted.
+                Err(_) => {
+                    link.forget(stage);
+                    self.ask(&link, stage).await
+                }
+            }
+        };
+        let depth = timeout(PATIENCE, link.run(counting))
+            .await
+            .unwrap_or_else(|_| Err(unavailable("RabbitMQ does not tell how full its queues are")))?;
+        self.client.queue(stage).metrics.set_depth(depth);
+        let mut last = self.stages[stage as usize].last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some((Instant::now(), depth));
+        Ok(depth)
+    }
+
+    async fn ask(&self, link: &Link, stage: Stage) -> PortResult<Depth> {
+        link.ensure(stage, Part::Delays).await?;
+        let channel = open(&link.connection).await?;
+        let names = &self.client.names;
+        let count = async |queues: Vec<String>| -> PortResult<u64> {
+            let there = QueueDeclareOptions::durable().passive();
+            let asked = queues
+                .into_iter()
+                .map(|queue| channel.queue_declare(queue.into(), there, FieldTable::default()));
+            let queues =
+                try_join_all(asked).await.map_err(|error| port_error("a queue cannot be counted", error))?;
+            Ok(queues.iter().map(|queue| u64::from(queue.message_count())).sum())
+        };
+        Ok(Depth {
+            ready: count(Priority::ALL.into_iter().flat_map(|class| names.inlets(stage, class)).collect())
+                .await?,
+            delayed: count((0..RUNGS).map(|rung| names.rung(stage, rung)).collect()).await?,
+            unsettled: self.client.queue(stage).unsettled.load(Ordering::Relaxed),
+            dead: count(vec![names.dead(stage)]).await?,
+        })
+    }
+}
