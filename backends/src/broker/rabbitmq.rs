@@ -20,6 +20,7 @@ mod error;
 mod inlet;
 mod intake;
 mod link;
+mod lost;
 mod names;
 mod publisher;
 mod pump;

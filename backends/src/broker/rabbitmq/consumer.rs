@@ -97,8 +97,7 @@ impl RabbitMqConsumer {
             intake.asked_at = now;
             let take = intake.take(now);
             intake.wanted = matches!(take, Take::Wait(_));
-            let needs_help = intake.wanted && intake.needs_help();
-            (take, needs_help)
+            (take, intake.needs_help())
         });
         if needs_help {
             self.inlet.demand.notify_one();

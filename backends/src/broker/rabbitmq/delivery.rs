@@ -30,23 +30,26 @@ pub(super) struct Ticket {
     slot: Slot,
     /// None once settled.
     fetched: Option<Fetched>,
+    /// It may be settled: its place in the window is given up.
+    released: bool,
 }
 
 impl Ticket {
     pub(super) fn new(inlet: Arc<Inlet>, slot: Slot, fetched: Fetched) -> Self {
-        Self { inlet, slot, fetched: Some(fetched) }
+        Self { inlet, slot, fetched: Some(fetched), released: false }
     }
 
-    fn take(&mut self) -> Option<Fetched> {
-        let fetched = self.fetched.take();
-        if fetched.is_some() {
-            self.inlet.settle(self.slot);
+    /// Takes what is to be settled, as soon as it may be.
+    async fn release(&mut self) -> Option<Fetched> {
+        if !self.released {
+            self.inlet.settle(self.slot).await;
+            self.released = true;
         }
-        fetched
+        self.fetched.take()
     }
 
     async fn ack(&mut self) -> PortResult<()> {
-        let Some(fetched) = self.take() else { return Ok(()) };
+        let Some(fetched) = self.release().await else { return Ok(()) };
         let acked = fetched.channel.basic_ack(fetched.delivery_tag, BasicAckOptions::default());
         self.settled(acked).await
     }
@@ -87,7 +90,7 @@ impl Ticket {
         match self.replace(to, copy).await {
             Err(_) if self.fetched.as_ref().is_some_and(|fetched| fetched.channel.status().connected()) => {
                 // It cannot be published, but it can be returned. Before RabbitMQ 4.3 that counts as a delivery.
-                let Some(fetched) = self.take() else { return Ok(()) };
+                let Some(fetched) = self.release().await else { return Ok(()) };
                 let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
                 self.settled(fetched.channel.basic_nack(fetched.delivery_tag, options)).await
             }
@@ -108,20 +111,19 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let Some(fetched) = self.take() else { return };
-        if !fetched.channel.status().connected() {
-            return;
-        }
+        let Some(fetched) = self.fetched.take() else { return };
+        let (inlet, slot, released) = (Arc::clone(&self.inlet), self.slot, self.released);
+        let put_back = async move {
+            if !released {
+                inlet.settle(slot).await;
+            }
+            // A reject and not a nack: from RabbitMQ 4.3 on, only this counts as a delivery that came to nothing. Where it fails, the
+            // channel is gone and the message back already.
+            let options = BasicRejectOptions { requeue: true };
+            let _ = fetched.channel.basic_reject(fetched.delivery_tag, options).await;
+        };
         let client = &self.inlet.client;
-        client.tasks.spawn_on(
-            async move {
-                // A reject and not a nack: from RabbitMQ 4.3 on, only this counts as a delivery that came to nothing. Where it fails, the
-                // channel is gone and the message back already.
-                let options = BasicRejectOptions { requeue: true };
-                let _ = fetched.channel.basic_reject(fetched.delivery_tag, options).await;
-            },
-            &client.runtime,
-        );
+        client.tasks.spawn_on(put_back, &client.runtime);
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Inlet {
     pub(super) arrived: Notify,
     /// For the pump: the consumer gets nothing unless something is fetched.
     pub(super) demand: Notify,
+    /// For those who settle.
+    resubscribed: Notify,
     /// Cancelled when the consumer is dropped or the broker closed.
     pub(super) retired: CancellationToken,
 }
@@ -46,6 +48,7 @@ impl Inlet {
             intake: Mutex::new(Intake::new(lanes, Instant::now())),
             arrived: Notify::new(),
             demand: Notify::new(),
+            resubscribed: Notify::new(),
             retired,
         }
     }
@@ -56,8 +59,9 @@ impl Inlet {
         change(&mut intake, Instant::now())
     }
 
-    /// Takes a delivery in.
-    pub(super) fn arrive(&self, slot: Slot, channel: &Channel, delivery: Delivery) {
+    /// Takes a delivery in. Gives the lanes that must be subscribed anew, with their windows (see [`Intake::widen`]): before the consumer can settle
+    /// the message that filled one.
+    pub(super) fn arrive(&self, slot: Slot, channel: &Channel, delivery: Delivery) -> Vec<(usize, u16)> {
         let fetched = Fetched {
             channel: channel.clone(),
             delivery_tag: delivery.delivery_tag,
@@ -65,18 +69,35 @@ impl Inlet {
             body: delivery.data,
             _unsettled: self.client.unsettled(self.stage),
         };
-        self.with(|intake, _| intake.arrived(slot, fetched));
+        let ahead = self.client.settings.prefetch;
+        let lanes = self.with(|intake, _| {
+            intake.arrived(slot, fetched);
+            intake.widen(ahead)
+        });
         self.arrived.notify_one();
+        lanes
     }
 
-    /// Notes that a message was settled, or will be in a moment.
-    pub(super) fn settle(&self, slot: Slot) {
-        let wanted = self.with(|intake, now| {
-            intake.settled(slot, now);
-            intake.wanted
-        });
-        if wanted {
-            self.arrived.notify_one();
+    /// Waits until a message may be settled, and notes that it is.
+    pub(super) async fn settle(&self, slot: Slot) {
+        loop {
+            let resubscribed = self.resubscribed.notified();
+            tokio::pin!(resubscribed);
+            resubscribed.as_mut().enable();
+            let (settled, wanted) = self.with(|intake, now| (intake.settle(slot, now), intake.wanted));
+            if settled {
+                if wanted {
+                    self.arrived.notify_one();
+                }
+                return;
+            }
+            resubscribed.await;
         }
+    }
+
+    /// Lanes were subscribed anew, or all subscriptions have ended: who waits looks again.
+    pub(super) fn resubscribed(&self) {
+        self.resubscribed.notify_waiters();
+        self.arrived.notify_one();
     }
 }

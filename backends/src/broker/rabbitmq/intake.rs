@@ -1,8 +1,11 @@
 //! What a consumer has fetched, whose turn it is, and how much may be fetched. It knows no lock, no task and no clock: the time is given to it.
 //!
 //! RabbitMQ pushes the messages of a lane until as many are unsettled as its subscription allows, the lane's window. Windows begin at one.
-//! When it is a lane's turn and nothing of it is here although there may be more, its window is doubled. So a caller that is faster than
-//! the network gets messages in advance, and one that is slow does not.
+//! When it was a lane's turn and nothing of it was here although there may have been more, its window is doubled. So a caller that is faster
+//! than the network gets messages in advance, and one that is slow does not.
+//!
+//! A window is widened by ending the subscription and making another, and the driver drops what arrives after the end. So it is done while the
+//! window is full and nothing of it may be settled: then nothing can be on its way.
 
 use std::{
     collections::VecDeque,
@@ -44,8 +47,10 @@ struct Lane<M> {
     held: u32,
     /// Until when its next message may be on the way.
     on_the_way_until: Option<Instant>,
-    /// The window is to be widened.
+    /// The window is to be widened when it is full.
     starved: bool,
+    /// The window is being widened: nothing that counts in it may be settled.
+    widening: bool,
 }
 
 impl<M> Lane<M> {
@@ -58,6 +63,7 @@ impl<M> Lane<M> {
             held: 0,
             on_the_way_until: None,
             starved: false,
+            widening: false,
         }
     }
 
@@ -120,12 +126,15 @@ impl<M> Intake<M> {
         lane.fetched.push_back((slot, message));
     }
 
-    /// A message that was handed out is settled, one way or the other.
-    pub(super) fn settled(&mut self, slot: Slot, now: Instant) {
+    /// A message is about to be settled, one way or the other. False where that must wait until its lane is subscribed anew.
+    pub(super) fn settle(&mut self, slot: Slot, now: Instant) -> bool {
         if slot.subscription < self.first_subscription {
-            return;
+            return true;
         }
         let lane = &mut self.lanes[slot.lane];
+        if slot.subscription == lane.subscription && lane.widening {
+            return false;
+        }
         lane.held = lane.held.saturating_sub(1);
         if slot.subscription == lane.subscription {
             if lane.is_exhausted() || lane.is_on_the_way(now) {
@@ -133,6 +142,7 @@ impl<M> Intake<M> {
             }
             lane.in_window = lane.in_window.saturating_sub(1);
         }
+        true
     }
 
     /// Gives out the message whose turn it is.
@@ -179,21 +189,27 @@ impl<M> Intake<M> {
         }
     }
 
-    /// Whether the caller gets nothing unless somebody fetches it.
+    /// Whether something must be done before more can arrive: a lane widened, or lanes asked for what the caller wants.
     pub(super) fn needs_help(&self) -> bool {
-        self.asking || self.lanes.iter().any(|lane| lane.starved)
+        if self.asking {
+            self.wanted
+        } else {
+            self.lanes.iter().any(|lane| lane.starved && lane.is_exhausted())
+        }
     }
 
-    /// The lanes whose windows are too narrow, with what they are to become. A window grows to twice what is unsettled, however much that is,
-    /// for it is the caller who holds it; in advance of the caller it grows to `ahead` at most.
-    pub(super) fn starved(&mut self, ahead: u16) -> Vec<(usize, u16)> {
+    /// The lanes to be widened now, with their new windows; they must then be subscribed anew. A window grows to twice what is unsettled, however
+    /// much that is, for it is the caller who holds it; in advance of the caller it grows to `ahead` at most.
+    pub(super) fn widen(&mut self, ahead: u16) -> Vec<(usize, u16)> {
         let widened = |(number, lane): (usize, &mut Lane<M>)| {
-            if !std::mem::take(&mut lane.starved) {
+            if !lane.starved || !lane.is_exhausted() {
                 return None;
             }
+            lane.starved = false;
             let held = u16::try_from(lane.held).unwrap_or(u16::MAX);
             let window = lane.window.saturating_mul(2).min(held.saturating_mul(2).max(ahead));
-            (lane.window > 0 && window > lane.window).then_some((number, window))
+            lane.widening = window > lane.window;
+            lane.widening.then_some((number, window))
         };
         self.lanes.iter_mut().enumerate().filter_map(widened).collect()
     }
@@ -206,6 +222,7 @@ impl<M> Intake<M> {
         lane.window = window;
         lane.in_window = 0;
         lane.starved = false;
+        lane.widening = false;
         lane.on_the_way_until = Some(now + ON_THE_WAY);
     }
 
@@ -216,6 +233,7 @@ impl<M> Intake<M> {
             lane.window = 0;
             lane.in_window = 0;
             lane.starved = false;
+            lane.widening = false;
             lane.on_the_way_until = None;
         }
     }
@@ -286,7 +304,7 @@ mod tests {
         fn take(&mut self) -> usize {
             match self.intake.take(self.now) {
                 Take::Message(slot, _) => {
-                    self.intake.settled(slot, self.now);
+                    assert!(self.intake.settle(slot, self.now));
                     slot.lane
                 }
                 Take::Wait(until) => panic!("nothing is here; wait until {until:?}"),
@@ -323,10 +341,12 @@ mod tests {
         assert_eq!(test.take(), 0);
         // Settled a moment ago with its window full: the next may be on the way.
         assert_eq!(test.intake.take(test.now), Take::Wait(Some(test.now + ON_THE_WAY)));
-        assert_eq!(test.intake.starved(32), [(0, 2)]);
+        assert_eq!(test.intake.widen(32), [], "its window is open: something may be on the way");
         test.now += ON_THE_WAY;
         assert_eq!(test.take(), 4);
         assert_eq!(test.intake.take(test.now + ON_THE_WAY), Take::Wait(None));
+        test.arrive(0, 1);
+        assert_eq!(test.intake.widen(32), [(0, 2)], "now it is full");
     }
 
     #[test]
@@ -339,8 +359,11 @@ mod tests {
                 assert!(matches!(test.intake.take(test.now), Take::Message(..)), "it is kept, not settled");
             }
             assert_eq!(test.intake.take(test.now), Take::Wait(None));
-            assert_eq!(test.intake.starved(1), [(0, 2 * window)]);
-            assert_eq!(test.intake.starved(1), [], "told once");
+            assert!(test.intake.needs_help());
+            assert_eq!(test.intake.widen(1), [(0, 2 * window)]);
+            assert_eq!(test.intake.widen(1), [], "told once");
+            let held = Slot { lane: 0, subscription: subscription - 1 };
+            assert!(!test.intake.settle(held, test.now), "settled now, it would let another message come");
             window *= 2;
             test.intake.subscribed(Slot { lane: 0, subscription }, window, test.now - ON_THE_WAY);
         }
@@ -354,7 +377,7 @@ mod tests {
         let newer = Slot { lane: 0, subscription: 2 };
         test.intake.subscribed(newer, 1, test.now);
         test.intake.arrived(newer, 7);
-        test.intake.settled(old, test.now);
+        assert!(test.intake.settle(old, test.now));
         assert!(test.intake.lanes[0].is_exhausted());
     }
 

@@ -17,14 +17,18 @@ use futures::{
     stream::{self, BoxStream, SelectAll},
 };
 use lapin::{
-    Channel,
+    BasicProperties, Channel,
     message::Delivery,
-    options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions},
+    options::{
+        BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions,
+        BasicQosOptions, QueueDeclareOptions, QueueDeleteOptions,
+    },
     types::{FieldTable, ShortString},
 };
 use raglan_pipeline::ports::PortResult;
 use tokio::time::timeout;
 use tracing::warn;
+use uuid::Uuid;
 
 use super::{
     delivery,
@@ -32,6 +36,7 @@ use super::{
     inlet::Inlet,
     intake::Slot,
     link::{Link, back_off},
+    lost::Seen,
     topology::{Part, open},
 };
 
@@ -80,6 +85,7 @@ impl Pump {
             let Err(error) = link.run(self.session(&link)).await else { return };
             let first = self.last_subscription + 1;
             drop(inlet.with(|intake, _| intake.reset(first)));
+            inlet.resubscribed();
             link.forget(inlet.stage);
             tries = if begun.elapsed() < LASTED { tries + 1 } else { 0 };
             if !link.lost.is_cancelled() {
@@ -103,6 +109,8 @@ impl Pump {
             tags: vec![None; self.queues.len()],
             ended: Vec::new(),
             asked: (Instant::now(), 0),
+            seen: Seen::default(),
+            probe: None,
             pump: self,
         };
         let ran = session.run().await;
@@ -134,6 +142,9 @@ struct Session<'a> {
     ended: Vec<usize>,
     /// Since when, and how often, lanes were asked with success.
     asked: (Instant, u32),
+    seen: Seen,
+    /// A queue of its own, once it is needed (see [`lost`](super::lost)).
+    probe: Option<ShortString>,
 }
 
 impl Session<'_> {
@@ -149,16 +160,25 @@ impl Session<'_> {
                     self.retire().await;
                     return Ok(());
                 }
-                Some(event) = self.streams.next(), if !self.streams.is_empty() => self.take_in(event)?,
+                Some(event) = self.streams.next(), if !self.streams.is_empty() => {
+                    let lanes = self.take_in(event)?;
+                    if !lanes.is_empty() {
+                        self.subscribe(lanes).await?;
+                    }
+                }
                 () = inlet.demand.notified() => self.help().await?,
                 _ = look.tick() => self.look().await?,
             }
         }
     }
 
-    fn take_in(&mut self, event: Event) -> PortResult<()> {
+    /// Gives the lanes that must be subscribed anew, with their windows.
+    fn take_in(&mut self, event: Event) -> PortResult<Vec<(usize, u16)>> {
         match event {
-            Event::Delivery(slot, delivery) => self.pump.inlet.arrive(slot, &self.channel, delivery),
+            Event::Delivery(slot, delivery) => {
+                self.seen.note(delivery.delivery_tag);
+                return Ok(self.pump.inlet.arrive(slot, &self.channel, delivery));
+            }
             Event::Failed(error) => return Err(port_error("a subscription failed", error)),
             // Its queue was deleted, lost its leader, or (from 4.3 on) one of its messages was kept too long.
             Event::Ended(slot) => {
@@ -167,21 +187,20 @@ impl Session<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
-    /// The consumer waits and does not get anything unless it is fetched.
+    /// More comes only when something is done.
     async fn help(&mut self) -> PortResult<()> {
         let inlet = &self.pump.inlet;
         let ahead = inlet.client.settings.prefetch;
-        let (asking, wanted, starved) =
-            inlet.with(|intake, _| (intake.asking, intake.wanted, intake.starved(ahead)));
-        if !asking {
-            self.subscribe(starved).await
-        } else if wanted {
-            self.ask().await
-        } else {
-            Ok(())
+        let (asking, wanted, lanes) =
+            inlet.with(|intake, _| (intake.asking, intake.wanted, intake.widen(ahead)));
+        match (asking, wanted) {
+            (false, _) if lanes.is_empty() => Ok(()),
+            (false, _) => self.subscribe(lanes).await,
+            (true, true) => self.ask().await,
+            (true, false) => Ok(()),
         }
     }
 
@@ -244,8 +263,7 @@ impl Session<'_> {
                 self.pump.inlet.with(|intake, now| intake.subscribed(slot, window, now));
             }
         }
-        // Who waits for a wider window waits for its messages now.
-        self.pump.inlet.arrived.notify_one();
+        self.pump.inlet.resubscribed();
         Ok(())
     }
 
@@ -290,6 +308,7 @@ impl Session<'_> {
                     self.pump.last_subscription += 1;
                     let slot = Slot { lane, subscription: self.pump.last_subscription };
                     inlet.with(|intake, _| intake.answered(lane, &empty));
+                    self.seen.note(message.delivery.delivery_tag);
                     inlet.arrive(slot, &self.channel, message.delivery);
                     return self.watch_if_fast().await;
                 }
@@ -315,6 +334,7 @@ impl Session<'_> {
     /// Ends all subscriptions and takes in what they still bring.
     async fn stop_watching(&mut self) -> PortResult<()> {
         self.pump.inlet.with(|intake, _| intake.unsubscribed());
+        self.pump.inlet.resubscribed();
         let cancelling: Vec<_> = self
             .tags
             .iter_mut()
@@ -327,13 +347,50 @@ impl Session<'_> {
         while let Some(event) = self.streams.next().await {
             self.take_in(event)?;
         }
+        self.return_lost().await.map_err(|error| port_error("lost deliveries cannot be returned", error))
+    }
+
+    /// Returns what was delivered and has not come. All subscriptions have ended, so nothing comes any more. Before RabbitMQ 4.3 it counts as a
+    /// delivery.
+    async fn return_lost(&mut self) -> lapin::Result<()> {
+        let Some(last) = self.last_delivery().await? else { return Ok(()) };
+        for tag in self.seen.missing_below(last) {
+            tracing::debug!(tag, "delivery came after its subscription; returning it");
+            let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+            self.channel.basic_nack(tag, options).await?;
+        }
+        self.seen.note(last);
         Ok(())
+    }
+
+    /// The number of a delivery that is made for the purpose, and so is above all that were made before.
+    async fn last_delivery(&mut self) -> lapin::Result<Option<u64>> {
+        let queue = match &self.probe {
+            Some(queue) => queue.clone(),
+            None => {
+                let prefix = &self.pump.inlet.client.settings.prefix;
+                let name = ShortString::from(format!("{prefix}probe.{}", Uuid::now_v7().simple()));
+                // It goes with the connection.
+                let options = QueueDeclareOptions::exclusive();
+                self.channel.queue_declare(name.clone(), options, FieldTable::default()).await?;
+                self.probe.insert(name).clone()
+            }
+        };
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        let published = self.channel.basic_publish("".into(), queue.clone(), options, b"", properties);
+        drop(published.await?);
+        let got = self.channel.basic_get(queue, BasicGetOptions { no_ack: true }).await?;
+        Ok(got.map(|message| message.delivery.delivery_tag))
     }
 
     /// Gives everything back that was not handed out. The channel stays open until what was handed out is settled.
     async fn retire(&mut self) {
         match timeout(GOODBYE, self.stop_watching()).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => {
+                if let Some(probe) = self.probe.take() {
+                    let _ = self.channel.queue_delete(probe, QueueDeleteOptions::default()).await;
+                }
+            }
             // Closing the channel gives back all of it.
             Ok(Err(_)) | Err(_) => drop(self.channel.close(200, "retired".into()).await),
         }

