@@ -22,8 +22,11 @@ use clap_complete::Shell;
 use serde::Serialize;
 
 use client::{Api, Connection};
+use commands::{
+    api, ask, check, destroy, eval as eval_command, health, ingest, jobs, migrate, models, search, serve,
+    worker,
+};
 use compose::Problems;
-use commands::{api, ask, check, destroy, eval as eval_command, health, ingest, jobs, migrate, models, search, serve, worker};
 
 /// Answers questions from your own documents, as asynchronous jobs.
 #[derive(Debug, Parser)]

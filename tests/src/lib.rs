@@ -17,10 +17,10 @@ use std::{io::Write, path::PathBuf, time::Duration};
 
 pub use api::{Api, Reply, is_final};
 pub use events::{ServerEvent, Socket, Sse, SseItem};
-pub use process::{Output, binary, python_script, raglan};
-pub use receiver::{Receiver, Response, Webhook};
 pub use own_servers::OwnServers;
+pub use process::{Output, binary, python_script, raglan};
 pub use proxy::{Proxy, Traffic};
+pub use receiver::{Receiver, Response, Webhook};
 pub use server::{ROLES, Server, ServerOptions, merge};
 pub use shape::{Addresses, Shape};
 

@@ -23,7 +23,12 @@ pub async fn run(api: &Api, command: Health) -> anyhow::Result<()> {
         crate::print_json(&report)?;
     } else {
         for part in report["parts"].as_array().into_iter().flatten() {
-            let line = format!("{:<9} {:<14} {}", string(part, "state"), string(part, "name"), string(part, "detail"));
+            let line = format!(
+                "{:<9} {:<14} {}",
+                string(part, "state"),
+                string(part, "name"),
+                string(part, "detail")
+            );
             crate::print_line(line.trim_end())?;
         }
     }

@@ -41,12 +41,8 @@ pub async fn run(node: Node) -> anyhow::Result<()> {
     let stop_api = CancellationToken::new();
     let render = recorder.clone();
     let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
-    let parts = DistributedParts {
-        config,
-        roles: roles.clone(),
-        api,
-        metrics: Arc::new(move || render.render()),
-    };
+    let parts =
+        DistributedParts { config, roles: roles.clone(), api, metrics: Arc::new(move || render.render()) };
     let mut distributed = tokio::select! {
         started = Distributed::start(parts, stop_api.clone()) => started?,
         () = signals.stop() => return Ok(()),

@@ -100,8 +100,7 @@ impl Health for ProcessHealth {
             };
             part(replica.name, state, replica.to_string())
         });
-        let parts: Vec<PartHealth> =
-            [store, embedder].into_iter().chain(servers).chain(indexes).collect();
+        let parts: Vec<PartHealth> = [store, embedder].into_iter().chain(servers).chain(indexes).collect();
         let ready = parts.iter().all(|part| !matches!(part.state, PartState::Failing | PartState::Starting));
         HealthReport { ready, parts }
     }

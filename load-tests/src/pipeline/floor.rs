@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use futures::StreamExt;
 use lapin::{
-    BasicProperties, Channel, Connection, ConnectionProperties, Confirmation,
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
         QueueDeclareOptions, QueueDeleteOptions,
@@ -108,7 +108,11 @@ pub async fn run(floor: &Floor) -> anyhow::Result<()> {
 
 #[allow(clippy::cast_precision_loss)] // a count
 fn report(jobs: usize, took: Duration) {
-    println!("floor: {jobs} jobs in {:.2} s, {:.0} jobs/s", took.as_secs_f64(), jobs as f64 / took.as_secs_f64());
+    println!(
+        "floor: {jobs} jobs in {:.2} s, {:.0} jobs/s",
+        took.as_secs_f64(),
+        jobs as f64 / took.as_secs_f64()
+    );
 }
 
 async fn declare(channel: &Channel, queue: &str) -> anyhow::Result<()> {
@@ -166,7 +170,13 @@ impl Hop {
         let persistent = BasicProperties::default().with_delivery_mode(2);
         let confirmed = self
             .channel
-            .basic_publish("".into(), queue.into(), BasicPublishOptions::default(), job.as_bytes(), persistent)
+            .basic_publish(
+                "".into(),
+                queue.into(),
+                BasicPublishOptions::default(),
+                job.as_bytes(),
+                persistent,
+            )
             .await?
             .await?;
         ensure!(matches!(confirmed, Confirmation::Ack(_)), "RabbitMQ did not take a message");
@@ -191,10 +201,8 @@ impl Hop {
     async fn generate(&self, job: &str) -> anyhow::Result<()> {
         self.event(job, "job.generating").await?;
         let mut redis = self.redis.clone();
-        let passages: Vec<u8> = redis::cmd("GET")
-            .arg(format!("{}:passages:{job}", self.prefix))
-            .query_async(&mut redis)
-            .await?;
+        let passages: Vec<u8> =
+            redis::cmd("GET").arg(format!("{}:passages:{job}", self.prefix)).query_async(&mut redis).await?;
         redis::cmd("SET")
             .arg(format!("{}:result:{job}", self.prefix))
             .arg(&passages[..passages.len().min(1_000)])

@@ -191,7 +191,8 @@ async fn write(mut sink: Sink, mut asked: mpsc::UnboundedReceiver<String>) -> an
     let mut ids = Vec::new();
     while asked.recv_many(&mut ids, 64).await > 0 {
         for id in ids.drain(..) {
-            sink.feed(Message::text(json!({"op": "subscribe", "job_id": id, "after": 0}).to_string())).await?;
+            sink.feed(Message::text(json!({"op": "subscribe", "job_id": id, "after": 0}).to_string()))
+                .await?;
         }
         sink.flush().await?;
     }

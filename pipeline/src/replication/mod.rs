@@ -18,12 +18,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
+use self::follower::Follower;
 pub use self::{
     reporter::{REPORT_TTL, report},
     searchers::{Fleet, Searchers},
     shared::SharedFeeder,
 };
-use self::follower::Follower;
 use crate::{
     domain::{Change, LogPosition},
     ports::{DocumentStore, ErrorKind, PortError, PortResult, Replica},

@@ -58,12 +58,8 @@ impl SharedFeeder {
         let stop = cancel.child_token();
         let replication =
             Replication::start(self.documents.clone(), vec![self.replica.clone()], stop.clone());
-        let reporter = tokio::spawn(report(
-            replication.clone(),
-            self.coordination.clone(),
-            self.instance,
-            stop.clone(),
-        ));
+        let reporter =
+            tokio::spawn(report(replication.clone(), self.coordination.clone(), self.instance, stop.clone()));
         let mut renewed = Instant::now();
         while !cancel.is_cancelled() && renewed.elapsed() < LEASE * 2 / 3 {
             tokio::select! {

@@ -27,7 +27,8 @@ use crate::{fault::Fault, load::Load, world::World};
 
 /// How much larger the load is than that of the test command.
 fn scale() -> usize {
-    std::env::var("RAGLAN_FAULTS_SCALE").map_or(1, |scale| scale.parse().expect("RAGLAN_FAULTS_SCALE is a number"))
+    std::env::var("RAGLAN_FAULTS_SCALE")
+        .map_or(1, |scale| scale.parse().expect("RAGLAN_FAULTS_SCALE is a number"))
 }
 
 fn seed() -> u64 {
@@ -46,7 +47,9 @@ async fn nothing_is_lost_or_done_twice_whatever_fails() {
     }
     let seed = seed();
     let only = std::env::var("RAGLAN_FAULTS_ONLY").ok();
-    println!("| fault | jobs | lost | twice | not succeeded | webhooks wrong | half documents | first job after it (ms) | all ended (s) |");
+    println!(
+        "| fault | jobs | lost | twice | not succeeded | webhooks wrong | half documents | first job after it (ms) | all ended (s) |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|");
     for fault in Fault::all(scale()) {
         if only.as_ref().is_some_and(|only| *only != fault.name()) {

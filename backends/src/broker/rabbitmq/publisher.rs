@@ -207,26 +207,24 @@ fn judge(
 }
 
 /// Sends one message and waits for its confirm. Polled first in the order given, so messages are sent in that order.
-fn publish(channel: Channel, order: Order) -> impl Future<Output = Confirmed> {
-    async move {
-        let Order { address, parcel, done } = order;
-        let id = parcel.id().cloned();
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let sent = channel
-            .basic_publish(
-                address.exchange.into(),
-                address.routing_key.into(),
-                options,
-                &parcel.body,
-                parcel.properties,
-            )
-            .await;
-        let result = match sent {
-            Ok(confirm) => confirm.await,
-            Err(error) => Err(error),
-        };
-        Confirmed { id, done, result }
-    }
+async fn publish(channel: Channel, order: Order) -> Confirmed {
+    let Order { address, parcel, done } = order;
+    let id = parcel.id().cloned();
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let sent = channel
+        .basic_publish(
+            address.exchange.into(),
+            address.routing_key.into(),
+            options,
+            &parcel.body,
+            parcel.properties,
+        )
+        .await;
+    let result = match sent {
+        Ok(confirm) => confirm.await,
+        Err(error) => Err(error),
+    };
+    Confirmed { id, done, result }
 }
 
 #[cfg(test)]

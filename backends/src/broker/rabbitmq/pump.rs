@@ -124,6 +124,7 @@ impl Pump {
 }
 
 /// What a subscription brings.
+#[allow(clippy::large_enum_variant)] // deliveries are what nearly all of them are
 enum Event {
     Delivery(Slot, Delivery),
     Failed(lapin::Error),

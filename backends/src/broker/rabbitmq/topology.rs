@@ -51,10 +51,13 @@ pub(super) struct Queue {
     arguments: FieldTable,
 }
 
+/// Each part of a stage, and whether it is there.
+type Made = HashMap<(Stage, Part), Arc<OnceCell<()>>>;
+
 /// What has been made on one connection.
 pub(super) struct Topology {
     plan: Plan,
-    made: Mutex<HashMap<(Stage, Part), Arc<OnceCell<()>>>>,
+    made: Mutex<Made>,
 }
 
 impl Topology {

@@ -90,7 +90,8 @@ impl Distributed {
         let instance = Uuid::now_v7();
         let coordination: Arc<dyn Coordination> =
             Arc::new(PostgresCoordination::new(servers.postgres.clone()));
-        let documents: Arc<dyn DocumentStore> = Arc::new(PostgresDocumentStore::new(servers.postgres.clone()));
+        let documents: Arc<dyn DocumentStore> =
+            Arc::new(PostgresDocumentStore::new(servers.postgres.clone()));
         let stop_replication = CancellationToken::new();
         let mut beside = JoinSet::new();
 
@@ -114,16 +115,14 @@ impl Distributed {
                 stop_replication.clone(),
             ));
             let searched = vectors.searched(&indexes);
-            let retriever =
-                core::retriever(documents.clone(), &models, searched, indexes.keywords.clone());
+            let retriever = core::retriever(documents.clone(), &models, searched, indexes.keywords.clone());
             own = Some((replication, retriever));
         }
         let (replication, retriever) = own.unzip();
         vectors.spawn(&mut beside, &roles, &documents, &coordination, &stop_replication);
 
-        let health =
-            ProcessHealth::new(replication.clone(), documents.clone(), models.embedder.clone())
-                .with_servers(probes(&servers, &vectors));
+        let health = ProcessHealth::new(replication.clone(), documents.clone(), models.embedder.clone())
+            .with_servers(probes(&servers, &vectors));
         let core = Core {
             lifecycle: Arc::new(lifecycle(&config, &servers)),
             sender: Arc::new(HttpWebhookSender::new(SenderSettings {
@@ -138,9 +137,7 @@ impl Distributed {
             config,
         };
         let router = match retriever.filter(|_| api) {
-            Some(retriever) => {
-                core.router(retriever, Arc::new(health), metrics, Vec::new(), stop_api)
-            }
+            Some(retriever) => core.router(retriever, Arc::new(health), metrics, Vec::new(), stop_api),
             None => raglan_api::operations_router(Arc::new(health), metrics, stop_api),
         };
         Ok(Self {
@@ -223,9 +220,11 @@ fn together(
 fn signing_secrets(config: &Config, roles: &[Role]) -> Result<Vec<raglan_pipeline::secret::Secret>, String> {
     let configured = config.webhooks.signing_secrets.clone();
     if configured.is_empty() && roles.contains(&Role::Webhook) {
-        return Err("webhooks.signing_secrets: must be set, since every process that sends webhooks signs with it; \
+        return Err(
+            "webhooks.signing_secrets: must be set, since every process that sends webhooks signs with it; \
                     `whsec_` and 32 random bytes in Base64 (openssl rand -base64 32)"
-            .to_owned());
+                .to_owned(),
+        );
     }
     Ok(configured)
 }
@@ -267,11 +266,7 @@ fn probes(servers: &Servers, vectors: &Vectors) -> Vec<Probe> {
 }
 
 /// Looks at the log at once when PostgreSQL says that it grew; the replicas look by themselves every now and then.
-async fn follow_hints(
-    postgres: PostgresDatabase,
-    replication: Arc<Replication>,
-    stop: CancellationToken,
-) {
+async fn follow_hints(postgres: PostgresDatabase, replication: Arc<Replication>, stop: CancellationToken) {
     use futures::StreamExt;
     let mut hints = std::pin::pin!(postgres.listen());
     loop {
