@@ -12,17 +12,14 @@ use raglan_pipeline::{
     ports::{ErrorKind, PortError, PortResult},
     secret::Secret,
 };
-use sqlx::{
-    ConnectOptions as _, Connection as _, PgConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, postgres::PgConnectOptions};
 use tracing::warn;
 
 use self::connection::Connections;
 pub(in crate::database) use self::error::meaning;
 pub(crate) use self::{
     codec::{column, try_column},
-    connection::{TRUSTED, is_alive},
+    connection::{TRUSTED, is_alive, late, part},
     error::from_commit,
     listen::CHANGES_CHANNEL,
 };
@@ -47,7 +44,7 @@ pub struct PostgresSettings {
     pub schema: Option<String>,
     /// How many connections calls share; a process has one more for each job store, and one that listens.
     pub pool_size: u32,
-    /// How long a call waits for a connection, whether all are busy or the server is away.
+    /// How long a call waits for its turn where all connections are busy, and then for the server where it needs a new one.
     pub acquire_timeout: Duration,
     /// How long one statement may take, waiting for locks included. A call as a whole may take twice this.
     pub statement_timeout: Duration,
@@ -153,14 +150,15 @@ impl PostgresDatabase {
     /// called within a tokio runtime.
     ///
     /// # Errors
-    /// `Invalid` for settings that cannot be, `Unavailable` or `Overloaded` where the server (not the replica) does not answer.
+    /// `Invalid` for settings that cannot be, `Unavailable` where the server (not the replica) does not answer.
     pub async fn connect(settings: PostgresSettings) -> PortResult<Self> {
         let options = settings.options(&settings.url)?;
-        let primary = Connections::new(pool(&settings), options.clone());
+        let connections = |options| Connections::new(options, settings.pool_size, settings.acquire_timeout);
         let replica = match &settings.replica_url {
-            Some(url) => Some(Connections::new(pool(&settings), settings.options(url)?)),
+            Some(url) => Some(connections(settings.options(url)?)),
             None => None,
         };
+        let primary = connections(options.clone());
         let database = Self { shared: Arc::new(Shared { settings, options, primary, replica }) };
         database.ping().await?;
         Ok(database)
@@ -190,16 +188,9 @@ impl PostgresDatabase {
         self.shared.primary.is_closed()
     }
 
-    /// Opens a connection that no pool knows, for one who keeps it.
+    /// Opens a connection for one who keeps it.
     pub(crate) async fn connection(&self) -> PortResult<PgConnection> {
-        if self.is_closed() {
-            return Err(sqlx::Error::PoolClosed).port();
-        }
-        let patience = self.shared.settings.acquire_timeout;
-        match tokio::time::timeout(patience, self.shared.options.connect()).await {
-            Ok(connection) => connection.port(),
-            Err(_) => Err(connection::unreachable()),
-        }
+        self.shared.primary.connect().await
     }
 
     /// Runs `work`, each of its statements by itself.
@@ -268,10 +259,6 @@ impl PostgresDatabase {
         })
         .await
     }
-}
-
-fn pool(settings: &PostgresSettings) -> PgPoolOptions {
-    PgPoolOptions::new().max_connections(settings.pool_size.max(1)).acquire_timeout(settings.acquire_timeout)
 }
 
 #[cfg(test)]

@@ -1,47 +1,62 @@
-//! A pool of connections that outlives the loss of any of them.
+//! Connections to one server, for calls that need one for a moment.
+//!
+//! sqlx's own pool asks the server after every call whether the connection still lives, and where it was cut without a word
+//! it waits for the answer without end. This one asks when a connection was idle or a call has failed, and for a bounded time.
 
 use std::{
     ops::AsyncFnOnce,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use raglan_pipeline::ports::{ErrorKind, PortError, PortResult};
-use sqlx::{
-    Connection as _, PgConnection, PgPool, Postgres,
-    pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, postgres::PgConnectOptions};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
 };
 
 use crate::database::error::SqlxResultExt as _;
 
 /// A connection that was idle for so long is tried before it is used.
 pub(crate) const TRUSTED: Duration = Duration::from_secs(1);
-/// How long that may take. A connection that was cut without a word never answers.
+/// How long that may take, and a goodbye. A connection that was cut without a word never answers.
 const TRIAL: Duration = Duration::from_secs(2);
+/// A connection is not used for longer, so that the server can tidy up after it.
+const LIFETIME: Duration = Duration::from_secs(30 * 60);
+/// One that nobody needed for so long is closed.
+const IDLE: Duration = Duration::from_secs(10 * 60);
 
-/// Connections to one server.
+/// A bounded number of connections, made when they are needed.
 pub(super) struct Connections {
-    pool: PgPool,
+    options: PgConnectOptions,
+    /// How long a call waits for its turn, and then for the server.
+    patience: Duration,
     size: u32,
-    in_use: AtomicU32,
-    /// Until when nobody should ask it.
+    turns: Semaphore,
+    /// The last used comes last.
+    idle: Mutex<Vec<Idle>>,
+    /// Until when nobody should ask this server.
     paused: Mutex<Option<Instant>>,
 }
 
+struct Idle {
+    connection: PgConnection,
+    made: Instant,
+    since: Instant,
+}
+
 impl Connections {
-    pub(super) fn new(pool: PgPoolOptions, options: PgConnectOptions) -> Self {
-        let size = pool.get_max_connections();
-        let pool = pool
-            .test_before_acquire(false)
-            .before_acquire(|connection, idle| {
-                Box::pin(async move { Ok(idle.idle_for < TRUSTED || is_alive(connection).await) })
-            })
-            .connect_lazy_with(options);
-        Self { pool, size, in_use: AtomicU32::new(0), paused: Mutex::new(None) }
+    pub(super) fn new(options: PgConnectOptions, size: u32, patience: Duration) -> Self {
+        let size = size.max(1);
+        Self {
+            options,
+            patience,
+            size,
+            turns: Semaphore::new(size as usize),
+            idle: Mutex::default(),
+            paused: Mutex::default(),
+        }
     }
 
     /// Runs `work` on one of them. A statement that is cut off, because its time is up or its caller has left, takes its
@@ -51,23 +66,41 @@ impl Connections {
         limit: Duration,
         work: impl AsyncFnOnce(&mut PgConnection) -> PortResult<T>,
     ) -> PortResult<T> {
-        let mut held = self.acquire().await?;
-        let Some(connection) = &mut held.connection else { return Err(unreachable()) };
-        match tokio::time::timeout(limit, work(connection)).await {
-            Ok(done) => {
-                held.put_back();
-                done
-            }
-            Err(_) => Err(PortError::new(ErrorKind::Timeout, "the database did not answer in time")),
+        let _turn = self.turn().await?;
+        let (mut connection, made) = self.take().await?;
+        let Ok(done) = timeout(limit, work(&mut connection)).await else { return Err(late()) };
+        // A transaction that failed is undone now.
+        if done.is_ok() || is_alive(&mut connection).await {
+            self.put_back(connection, made);
+        }
+        done
+    }
+
+    /// Opens a connection that is not one of them.
+    pub(super) async fn connect(&self) -> PortResult<PgConnection> {
+        if self.is_closed() {
+            return Err(closed());
+        }
+        match timeout(self.patience, self.options.connect()).await {
+            Ok(connection) => connection.port(),
+            Err(_) => Err(unreachable()),
         }
     }
 
+    /// Lets the calls end that have a connection, and then closes all.
     pub(super) async fn close(&self) {
-        self.pool.close().await;
+        if let Ok(all) = self.turns.acquire_many(self.size).await {
+            all.forget();
+            self.turns.close();
+        }
+        let idle = std::mem::take(&mut *self.idle());
+        for idle in idle {
+            part(idle.connection).await;
+        }
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.pool.is_closed()
+        self.turns.is_closed()
     }
 
     /// Whether it failed not long ago.
@@ -80,22 +113,50 @@ impl Connections {
         *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + pause);
     }
 
-    async fn acquire(&self) -> PortResult<Held<'_>> {
-        let connection = match self.pool.acquire().await {
-            // The pool does not say whether it waited for a place or for the server.
-            Err(sqlx::Error::PoolTimedOut) if self.in_use.load(Ordering::Relaxed) < self.size => {
-                return Err(unreachable());
+    async fn turn(&self) -> PortResult<SemaphorePermit<'_>> {
+        match timeout(self.patience, self.turns.acquire()).await {
+            Ok(turn) => turn.map_err(|_| closed()),
+            Err(_) => Err(PortError::new(ErrorKind::Overloaded, "all connections to the database are busy")
+                .with_retry_after(Duration::from_secs(1))),
+        }
+    }
+
+    /// One that lives, with when it was made.
+    async fn take(&self) -> PortResult<(PgConnection, Instant)> {
+        let last = self.idle().pop();
+        if let Some(Idle { mut connection, made, since }) = last {
+            if since.elapsed() < TRUSTED || is_alive(&mut connection).await {
+                return Ok((connection, made));
             }
-            acquired => acquired.port()?,
-        };
-        self.in_use.fetch_add(1, Ordering::Relaxed);
-        Ok(Held { connection: Some(connection), in_use: &self.in_use })
+            // Those that were idle for longer are no better.
+            self.idle().clear();
+        }
+        Ok((self.connect().await?, Instant::now()))
+    }
+
+    fn put_back(&self, connection: PgConnection, made: Instant) {
+        let mut idle = self.idle();
+        idle.push(Idle { connection, made, since: Instant::now() });
+        let old = |idle: &mut Idle| idle.made.elapsed() >= LIFETIME || idle.since.elapsed() >= IDLE;
+        for idle in idle.extract_if(.., old) {
+            tokio::spawn(part(idle.connection));
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Whether a connection that nobody uses still answers. What was left to undo in it is undone then.
 pub(crate) async fn is_alive(connection: &mut PgConnection) -> bool {
-    matches!(tokio::time::timeout(TRIAL, connection.ping()).await, Ok(Ok(())))
+    matches!(timeout(TRIAL, connection.ping()).await, Ok(Ok(())))
+}
+
+/// Says goodbye, so that the server need not find out by itself.
+pub(crate) async fn part(connection: PgConnection) {
+    // One that is lost needs none.
+    let _ = timeout(TRIAL, connection.close()).await;
 }
 
 /// The server did not take a connection in time.
@@ -104,26 +165,11 @@ pub(super) fn unreachable() -> PortError {
         .with_retry_after(Duration::from_secs(1))
 }
 
-/// A connection that somebody uses. Dropped with a statement under way, it is closed at once: a polite goodbye would
-/// wait for a server that is busy or away.
-struct Held<'a> {
-    /// Until it is put back.
-    connection: Option<PoolConnection<Postgres>>,
-    in_use: &'a AtomicU32,
+/// The server has the call and does not answer.
+pub(crate) fn late() -> PortError {
+    PortError::new(ErrorKind::Timeout, "the database did not answer in time")
 }
 
-impl Held<'_> {
-    /// Gives it back: no statement is under way.
-    fn put_back(mut self) {
-        self.connection = None;
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.in_use.fetch_sub(1, Ordering::Relaxed);
-        if let Some(connection) = self.connection.take() {
-            drop(connection.detach());
-        }
-    }
+fn closed() -> PortError {
+    PortError::new(ErrorKind::Unavailable, "the database is closed")
 }

@@ -1,10 +1,11 @@
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashMap, HashSet},
     sync::atomic::{AtomicBool, AtomicUsize},
 };
 
 use futures::future::join_all;
 use raglan_pipeline::{contract::document_store as contract, domain::ChangeKind, ports::ErrorKind};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use sqlx::AssertSqlSafe;
 
 use super::*;
@@ -160,6 +161,101 @@ async fn a_collection_that_is_removed_while_documents_come_in_is_gone_or_whole()
     let documents = store.list(&tenant, &all).await.unwrap().len() as u64;
     let counted = store.collection(&tenant, &name).await.unwrap().map_or(0, |info| info.documents);
     assert_eq!(documents, counted, "no document lies where there is no collection");
+}
+
+/// What an index must hold: of each chunk the title and language that it is read with, and its text.
+type Index = BTreeMap<ChunkId, (String, serde_json::Value, String)>;
+
+/// The index of one that has read the whole log.
+async fn index_from_log(store: &dyn DocumentStore) -> Index {
+    let (mut position, mut index, mut of) = (0, Index::new(), HashMap::new());
+    let said = |document: &Document| (document.title.clone(), document.metadata["lang"].clone());
+    loop {
+        let page = store.changes(position, 10).await.unwrap();
+        let Some(last) = page.last() else { return index };
+        position = last.position;
+        for change in page {
+            match change.kind {
+                ChangeKind::PutChunks { document, chunks } => {
+                    let (title, lang) = said(&document);
+                    for chunk in chunks {
+                        of.insert(chunk.id, document.id);
+                        index.insert(chunk.id, (title.clone(), lang.clone(), chunk.text));
+                    }
+                }
+                ChangeKind::PutDocument { document } => {
+                    let (title, lang) = said(&document);
+                    for (_, held) in index.iter_mut().filter(|(id, _)| of.get(id) == Some(&document.id)) {
+                        (held.0, held.1) = (title.clone(), lang.clone());
+                    }
+                }
+                ChangeKind::DeleteChunks { chunk_ids, .. } => {
+                    chunk_ids.iter().for_each(|id| drop(index.remove(id)))
+                }
+                ChangeKind::DeleteDocument { document_id } => {
+                    index.retain(|id, _| of.get(id) != Some(&document_id))
+                }
+            }
+        }
+    }
+}
+
+/// What readers see, in the same form.
+async fn index_of_live(store: &dyn DocumentStore) -> Index {
+    let (tenant, mut index) = (Tenant::default(), Index::new());
+    let all = DocumentFilter { limit: 1_000, ..DocumentFilter::default() };
+    for document in store.list(&tenant, &all).await.unwrap() {
+        let ids: Vec<_> = store.chunk_ids(document.id).await.unwrap().into_iter().map(|(id, _)| id).collect();
+        for passage in store.passages(&tenant, &document.collection, &ids).await.unwrap() {
+            let held = (passage.title, passage.metadata["lang"].clone(), passage.text);
+            index.insert(passage.chunk_id, held);
+        }
+    }
+    index
+}
+
+/// Several processes change the same few documents in every way at once. Whatever came of it, the log tells the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_tells_what_readers_see_whoever_wrote_it() {
+    let Some(scratch) = scratch("the_log_tells_what_readers_see_whoever_wrote_it").await else { return };
+    let settings = scratch.settings();
+    let writers = (0..6_u64).map(async |seed| {
+        let store = PostgresDocumentStore::new(PostgresDatabase::open(settings.clone()).await.unwrap());
+        tokio::spawn(async move { write_at_random(&store, StdRng::seed_from_u64(seed)).await })
+    });
+    for writer in join_all(writers).await {
+        writer.await.unwrap();
+    }
+    let store = PostgresDocumentStore::new(PostgresDatabase::open(settings.clone()).await.unwrap());
+    store.clean(Duration::ZERO).await.unwrap();
+    assert_eq!(index_from_log(&store).await, index_of_live(&store).await);
+}
+
+async fn write_at_random(store: &PostgresDocumentStore, mut random: StdRng) {
+    let tenant = Tenant::default();
+    for _ in 0..40 {
+        let pieces: Vec<_> =
+            ["ant", "bee", "cat", "dog"].into_iter().filter(|_| random.random_bool(0.5)).collect();
+        let draft = contract::Draft {
+            title: (*["Title", "Another title"].choose(&mut random).unwrap()).into(),
+            model: *[Some("m1"), Some("m2"), None].choose(&mut random).unwrap(),
+            ..contract::Draft::new(&format!("d{}", random.random_range(0..4)), &pieces)
+        };
+        let draft = draft.with("lang", *["de", "en"].choose(&mut random).unwrap());
+        let built = draft.build(store).await;
+        let id = built.document.id;
+        let done = match (random.random_range(0..20), store.stage(vec![built]).await) {
+            (0, Ok(_)) => store.delete(&tenant, id).await.map(drop),
+            (1, Ok(_)) => store.delete_collection(&tenant, &draft.collection).await.map(drop),
+            (2, Ok(_)) => store.clean(Duration::ZERO).await.map(drop),
+            (3, Ok(_)) => Ok(()),
+            (_, Ok(staged)) => store.publish(&staged).await.map(drop),
+            (_, Err(error)) => Err(error),
+        };
+        if let Err(error) = done {
+            assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+        }
+    }
 }
 
 #[tokio::test]

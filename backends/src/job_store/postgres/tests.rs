@@ -9,6 +9,7 @@ use raglan_pipeline::{
     domain::{Tenant, WebhookTarget, now},
     ports::{ErrorKind, Idempotency},
 };
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use sqlx::PgConnection;
 
 use super::*;
@@ -255,6 +256,76 @@ async fn sweepers_of_two_processes_share_what_is_due() {
     assert_eq!(rest.len(), 20);
     let all: HashSet<_> = rest.iter().chain(&beside).map(|job| job.id).collect();
     assert_eq!(all, due);
+}
+
+/// Several processes do everything to the same few jobs at once. Nothing is lost between them, and every job ends once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_at_once_end_every_job_once() {
+    let Some(scratch) = scratch("processes_at_once_end_every_job_once").await else { return };
+    let settings = scratch.settings();
+    let mut processes = Vec::new();
+    for _ in 0..4 {
+        let database = PostgresDatabase::open(settings.clone()).await.unwrap();
+        processes.push(Arc::new(PostgresJobStore::new(database, HOUR)));
+    }
+    let webhook = Some(WebhookTarget { url: "https://example.com/".parse().unwrap(), events: vec![] });
+    let workers = (0..16_u64).map(|seed| {
+        let jobs = Arc::clone(&processes[usize::try_from(seed).unwrap() % processes.len()]);
+        let mut random = StdRng::seed_from_u64(seed);
+        let webhook = webhook.clone();
+        tokio::spawn(async move {
+            let (mut ended, mut made) = (Vec::new(), 0);
+            for _ in 0..60 {
+                // The same keys as everybody else's.
+                let new = NewJob {
+                    webhook: webhook.clone(),
+                    due_at: now() - chrono::Duration::seconds(1),
+                    ..keyed(&format!("key {}", random.random_range(0..30)))
+                };
+                let job = match jobs.accept(new).await.unwrap() {
+                    Accepted::New(job) => {
+                        made += 1;
+                        job
+                    }
+                    Accepted::Existing(job) => job,
+                    Accepted::KeyReused => panic!("all hashes are one"),
+                };
+                let over = match random.random_range(0..6) {
+                    0 => matches!(jobs.end(job.id, Ending::Cancel).await.unwrap(), Ended::Now(_)),
+                    1 => {
+                        jobs.due(5, Duration::ZERO).await.unwrap();
+                        false
+                    }
+                    _ => match jobs.take(job.id, job.stage, Duration::ZERO).await.unwrap() {
+                        Taken::Yes(taken) => {
+                            jobs.extend(job.id, taken.fence, Duration::ZERO, None, None).await.unwrap();
+                            let error = raglan_pipeline::domain::JobError::permanent("x", "x");
+                            jobs.finish(job.id, taken.fence, Outcome::Fail(error)).await.unwrap().is_some()
+                        }
+                        Taken::Busy(_) | Taken::Over => false,
+                    },
+                };
+                ended.extend(over.then_some(job.id));
+            }
+            (made, ended)
+        })
+    });
+    let (mut made, mut ended) = (0, Vec::new());
+    for worker in join_all(workers).await {
+        let (of_worker, by_worker) = worker.unwrap();
+        made += of_worker;
+        ended.extend(by_worker);
+    }
+    assert_eq!(made, 30, "one for each key");
+    assert_eq!(ended.len(), ended.iter().collect::<HashSet<_>>().len(), "none ended twice");
+    let deliveries: i64 = processes[0]
+        .database
+        .primary(async |connection| {
+            sqlx::query_scalar("SELECT count(*) FROM deliveries").fetch_one(connection).await.port()
+        })
+        .await
+        .unwrap();
+    assert_eq!(usize::try_from(deliveries).unwrap(), ended.len(), "each end has its delivery");
 }
 
 /// A job's place in the index of due times is allowed to be early, never late.

@@ -11,17 +11,17 @@ use raglan_pipeline::{
     domain::JobId,
     ports::{ErrorKind, PortError, PortResult},
 };
-use sqlx::{Connection as _, PgConnection};
+use sqlx::PgConnection;
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
 };
-use tracing::{debug, error, warn};
+use tracing::{error, warn};
 
 use super::group::{self, Answer, Operation};
 use crate::database::{
     PostgresDatabase,
-    postgres::{TRUSTED, is_alive},
+    postgres::{TRUSTED, is_alive, late, part},
 };
 
 /// How many operations wait at most; callers beyond these wait for a place.
@@ -101,10 +101,8 @@ impl Task {
                 self.connection = None;
             }
         }
-        if let Some((connection, _)) = self.connection
-            && let Err(error) = connection.close().await
-        {
-            debug!(%error, "connection not closed cleanly");
+        if let Some((connection, _)) = self.connection {
+            part(connection).await;
         }
     }
 
@@ -222,8 +220,4 @@ fn repeated(error: &PortError) -> PortError {
         Some(after) => same.with_retry_after(after),
         None => same,
     }
-}
-
-fn late() -> PortError {
-    PortError::new(ErrorKind::Timeout, "the database did not answer in time")
 }
