@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    future::Future,
     pin::pin,
     time::{Duration, Instant},
 };
