@@ -101,7 +101,12 @@ impl Cache for InProcessCache {
     }
 
     async fn take(&self, namespace: Namespace, key: &str) -> PortResult<Option<Bytes>> {
-        Ok(self.entries.remove(&Key::new(namespace, key)).await.map(|entry| entry.value))
+        let key = Key::new(namespace, key);
+        // What is removed may have had its time; what is read has not.
+        if self.entries.get(&key).await.is_none() {
+            return Ok(None);
+        }
+        Ok(self.entries.remove(&key).await.map(|entry| entry.value))
     }
 
     async fn remove(&self, namespace: Namespace, key: &str) -> PortResult<()> {
