@@ -216,6 +216,7 @@ async fn index_of_live(store: &dyn DocumentStore) -> Index {
 
 /// Several processes change the same few documents in every way at once. Whatever came of it, the log tells the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(clippy::async_yields_async)] // each connects before it writes
 async fn the_log_tells_what_readers_see_whoever_wrote_it() {
     let Some(scratch) = scratch("the_log_tells_what_readers_see_whoever_wrote_it").await else { return };
     let settings = scratch.settings();
