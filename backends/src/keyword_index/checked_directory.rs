@@ -51,7 +51,17 @@ impl Directory for CheckedDirectory {
     }
 
     fn open_write(&self, path: &Path) -> Result<WritePtr, OpenWriteError> {
-        self.0.open_write(path)
+        match self.0.open_write(path) {
+            // Names are counted up from the last commit, so a process that was killed before its next one left files of the same names. Nothing refers to them.
+            Err(OpenWriteError::FileAlreadyExists(_)) => {
+                self.0.delete(path).map_err(|error| OpenWriteError::IoError {
+                    io_error: Arc::new(io::Error::other(error.to_string())),
+                    filepath: path.to_owned(),
+                })?;
+                self.0.open_write(path)
+            }
+            opened => opened,
+        }
     }
 
     fn sync_directory(&self) -> io::Result<()> {
@@ -70,4 +80,26 @@ impl Directory for CheckedDirectory {
 fn damaged(filepath: PathBuf) -> OpenReadError {
     let io_error = Arc::new(io::Error::new(io::ErrorKind::InvalidData, "its checksum does not fit"));
     OpenReadError::IoError { io_error, filepath }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use tantivy::directory::TerminatingWrite;
+
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_is_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = CheckedDirectory(MmapDirectory::open(folder.path()).unwrap());
+        let path = Path::new("segment.7.del");
+        for text in ["left behind, and longer", "written anew"] {
+            let mut file = directory.open_write(path).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            file.terminate().unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(folder.path().join(path)).unwrap(), "written anew");
+    }
 }
