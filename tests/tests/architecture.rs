@@ -21,7 +21,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Engines and their drivers: what a crate begins with, and who alone may name it.
-const DRIVERS: [&str; 16] = [
+const DRIVERS: [&str; 17] = [
     "candle-",
     "cudarc",
     "deadpool-redis",
@@ -37,6 +37,7 @@ const DRIVERS: [&str; 16] = [
     "rusqlite",
     "sqlx",
     "tantivy",
+    "tonic",
     "usearch",
 ];
 

@@ -82,7 +82,8 @@ impl Client {
         let service = || InterceptedService::new(endpoint.connect_lazy(), key.clone());
         let writes = service();
         Ok(Self {
-            searches: PointsClient::new(service()),
+            // As many hits as somebody asks for are more than gRPC's usual 4 MB.
+            searches: PointsClient::new(service()).max_decoding_message_size(usize::MAX),
             writes: PointsClient::new(writes.clone()),
             collections: CollectionsClient::new(writes),
             search_timeout: settings.search_timeout,
