@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use raglan_tests::{Output, Server, ServerOptions, eventually, raglan};
 use serde_json::{Value, json};
 
-use crate::corpus::{ANSWER, QUESTION, found, id, server, slow_question};
+use crate::corpus::{ANSWER, QUESTION, found, id, server, server_with, slow_question};
 
 async fn run(server: &Server, arguments: &[&str]) -> Output {
     raglan(server.folder(), &[("RAGLAN_URL", server.url())], arguments).await
@@ -240,7 +240,7 @@ async fn ingestions(server: &Server) -> Vec<Value> {
 
 #[tokio::test]
 async fn the_first_lines_of_serve_say_what_to_do_next() {
-    let (server, _api) = server().await;
+    let (server, _api) = server_with(ServerOptions::default().embedded()).await;
     let log = server.stderr();
     let line = log
         .lines()
