@@ -17,13 +17,6 @@ pub(crate) fn amqp_url() -> String {
     address("RAGLAN_TEST_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f")
 }
 
-/// Whether the tests on RabbitMQ are to run. They make hundreds of queues, and a server with the usual limit of 1,024 files (three for each quorum queue
-/// before RabbitMQ 3.12) takes no more connections when a run before was cut off and left its own.
-#[cfg(feature = "rabbitmq")]
-pub(crate) fn rabbitmq_wanted() -> bool {
-    std::env::var_os("RAGLAN_TEST_RABBITMQ").is_some_and(|wanted| wanted == "1")
-}
-
 #[cfg(feature = "redis")]
 pub(crate) fn redis_url() -> String {
     address("RAGLAN_TEST_REDIS_URL", "redis://127.0.0.1:6379")

@@ -31,6 +31,9 @@ use crate::broker::metrics::QueueMetrics;
 /// What a publisher that is refused is told to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// How long a queue that has gone stays away before it is made again.
+const BEFORE_MAKING_AGAIN: Duration = Duration::from_millis(100);
+
 /// What all parts of one broker share.
 pub(super) struct Client {
     pub(super) settings: RabbitMqSettings,
@@ -143,6 +146,8 @@ impl Client {
                         queue = address.routing_key,
                         "message could not be routed; making the queues again"
                     );
+                    // Those who consume from it are told first: where the queue is there again too soon, RabbitMQ before 4.0 tells them nothing.
+                    tokio::time::sleep(BEFORE_MAKING_AGAIN).await;
                     link.forget(stage);
                     made_again = true;
                 }

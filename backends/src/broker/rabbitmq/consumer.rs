@@ -35,6 +35,8 @@ impl RabbitMqConsumer {
 
 impl Drop for RabbitMqConsumer {
     fn drop(&mut self) {
+        // From now on, and not only from when the pump hears of it: what is settled would have another message come, for nobody.
+        self.inlet.with(|intake, _| intake.ending());
         self.inlet.retired.cancel();
     }
 }

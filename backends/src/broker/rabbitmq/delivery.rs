@@ -67,6 +67,7 @@ impl Ticket {
 
     /// Publishes what takes the message's place, then acknowledges it.
     async fn replace(&mut self, to: (Address, Part), by: impl FnOnce(&Fetched) -> Parcel) -> PortResult<()> {
+        self.inlet.until_left().await;
         let Some(fetched) = &self.fetched else { return Ok(()) };
         if !fetched.channel.status().connected() {
             // RabbitMQ delivers it again; a copy would be one too many.

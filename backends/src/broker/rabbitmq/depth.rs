@@ -3,6 +3,9 @@
 //! What is ready, delayed and dead is counted by RabbitMQ, for all processes; what is unsettled it tells only through its management plugin,
 //! so that is counted here, for this process. A count takes a round trip a queue, and every submission asks for one: so it is taken at most
 //! once in [`FRESH`], and meanwhile the last one is given out.
+//!
+//! The ladder of delays is made by the first message that is delayed. Where it is not there yet, nothing is delayed, and it is looked for only
+//! now and then, for another process may have made it.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
@@ -20,7 +23,7 @@ use tokio::time::timeout;
 use super::{
     client::Client,
     delay::RUNGS,
-    error::{port_error, unavailable},
+    error::{code, port_error, reply_code, unavailable},
     link::Link,
     topology::{Part, open},
 };
@@ -31,6 +34,8 @@ const FRESH: Duration = Duration::from_millis(200);
 const STALE: Duration = Duration::from_secs(2);
 /// How long a count may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A ladder that was not there is looked for again after so long.
+const LADDER_LOOK: Duration = Duration::from_secs(5);
 
 /// The counts of all stages.
 pub(super) struct Depths {
@@ -41,11 +46,30 @@ pub(super) struct Depths {
 #[derive(Default)]
 struct Counted {
     last: Mutex<Option<(Instant, Depth)>>,
+    ladder: Mutex<Ladder>,
     /// Held by the one who counts.
     counting: tokio::sync::Mutex<()>,
 }
 
+/// What is known of a stage's ladder of delays.
+#[derive(Debug, Clone, Copy, Default)]
+enum Ladder {
+    #[default]
+    Unknown,
+    /// It was looked for at this time, and was not there.
+    Missing(Instant),
+    There,
+}
+
 impl Counted {
+    fn ladder(&self) -> Ladder {
+        *self.ladder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_ladder(&self, ladder: Ladder) {
+        *self.ladder.lock().unwrap_or_else(PoisonError::into_inner) = ladder;
+    }
+
     fn last(&self) -> Option<(Duration, Depth)> {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.map(|(at, depth)| (at.elapsed(), depth))
@@ -90,6 +114,7 @@ impl Depths {
                 // A queue may have been deleted.
                 Err(_) => {
                     link.forget(stage);
+                    self.stages[stage as usize].note_ladder(Ladder::Unknown);
                     self.ask(&link, stage).await
                 }
             }
@@ -104,7 +129,8 @@ impl Depths {
     }
 
     async fn ask(&self, link: &Link, stage: Stage) -> PortResult<Depth> {
-        link.ensure(stage, Part::Delays).await?;
+        link.ensure(stage, Part::Work).await?;
+        let delays = self.has_ladder(link, stage).await?;
         let channel = open(&link.connection).await?;
         let names = &self.client.names;
         let count = async |queues: Vec<String>| -> PortResult<u64> {
@@ -119,9 +145,40 @@ impl Depths {
         Ok(Depth {
             ready: count(Priority::ALL.into_iter().flat_map(|class| names.inlets(stage, class)).collect())
                 .await?,
-            delayed: count((0..RUNGS).map(|rung| names.rung(stage, rung)).collect()).await?,
+            delayed: match delays {
+                true => count((0..RUNGS).map(|rung| names.rung(stage, rung)).collect()).await?,
+                false => 0,
+            },
             unsettled: self.client.queue(stage).unsettled.load(Ordering::Relaxed),
             dead: count(vec![names.dead(stage)]).await?,
         })
+    }
+
+    /// Whether the ladder has been made, by this process or another one.
+    async fn has_ladder(&self, link: &Link, stage: Stage) -> PortResult<bool> {
+        let counted = &self.stages[stage as usize];
+        if link.has_made(stage, Part::Delays) {
+            return Ok(true);
+        }
+        match counted.ladder() {
+            Ladder::There => return Ok(true),
+            Ladder::Missing(at) if at.elapsed() < LADDER_LOOK => return Ok(false),
+            Ladder::Unknown | Ladder::Missing(_) => {}
+        }
+        // The last that is made. RabbitMQ closes the channel on which a queue was not found, so it gets one of its own.
+        let channel = open(&link.connection).await?;
+        let last = self.client.names.rung(stage, RUNGS - 1);
+        let there = QueueDeclareOptions::durable().passive();
+        match channel.queue_declare(last.into(), there, FieldTable::default()).await {
+            Ok(_) => {
+                counted.note_ladder(Ladder::There);
+                Ok(true)
+            }
+            Err(error) if reply_code(&error) == Some(code::NOT_FOUND) => {
+                counted.note_ladder(Ladder::Missing(Instant::now()));
+                Ok(false)
+            }
+            Err(error) => Err(port_error("a queue cannot be counted", error)),
+        }
     }
 }

@@ -6,6 +6,7 @@ use raglan_pipeline::ports::{ErrorKind, PortError};
 /// The reply codes that this broker tells apart.
 pub(super) mod code {
     pub(in super::super) const ACCESS_REFUSED: u16 = 403;
+    pub(in super::super) const NOT_FOUND: u16 = 404;
     pub(in super::super) const NOT_ALLOWED: u16 = 530;
     pub(in super::super) const PRECONDITION_FAILED: u16 = 406;
 }

@@ -80,19 +80,34 @@ impl Inlet {
 
     /// Waits until a message may be settled, and notes that it is.
     pub(super) async fn settle(&self, slot: Slot) {
+        self.until(|intake, now| intake.settle(slot, now)).await;
+        if self.with(|intake, _| intake.wanted) {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Waits until what is published to a lane is not delivered to a subscription that is being ended.
+    pub(super) async fn until_left(&self) {
+        self.until(|intake, _| !intake.leaving).await;
+    }
+
+    /// Tries until it is done, whenever subscriptions have changed.
+    async fn until(&self, mut done: impl FnMut(&mut Intake<Fetched>, Instant) -> bool) {
         loop {
             let resubscribed = self.resubscribed.notified();
             tokio::pin!(resubscribed);
             resubscribed.as_mut().enable();
-            let (settled, wanted) = self.with(|intake, now| (intake.settle(slot, now), intake.wanted));
-            if settled {
-                if wanted {
-                    self.arrived.notify_one();
-                }
+            if self.with(&mut done) {
                 return;
             }
             resubscribed.await;
         }
+    }
+
+    /// All subscriptions have ended: what was held up by that may be settled.
+    pub(super) fn unsubscribed(&self) {
+        self.with(|intake, _| intake.unsubscribed());
+        self.resubscribed();
     }
 
     /// Lanes were subscribed anew, or all subscriptions have ended: who waits looks again.

@@ -49,8 +49,9 @@ struct Lane<M> {
     on_the_way_until: Option<Instant>,
     /// The window is to be widened when it is full.
     starved: bool,
-    /// The window is being widened: nothing that counts in it may be settled.
-    widening: bool,
+    /// The subscription is being ended, for a wider one or for none: nothing that counts in its window may be settled, for what is settled
+    /// lets another message come.
+    ending: bool,
 }
 
 impl<M> Lane<M> {
@@ -63,7 +64,7 @@ impl<M> Lane<M> {
             held: 0,
             on_the_way_until: None,
             starved: false,
-            widening: false,
+            ending: false,
         }
     }
 
@@ -95,6 +96,8 @@ pub(super) struct Intake<M> {
     pub(super) wanted: bool,
     /// When the caller was last seen to want one.
     pub(super) asked_at: Instant,
+    /// All subscriptions are being ended: what is published now might still be delivered on one of them, to nobody.
+    pub(super) leaving: bool,
     /// No lane is subscribed: lanes are asked for single messages, when one is wanted.
     pub(super) asking: bool,
 }
@@ -108,6 +111,7 @@ impl<M> Intake<M> {
             first_subscription: 0,
             wanted: false,
             asked_at: now,
+            leaving: false,
             asking: false,
         }
     }
@@ -132,7 +136,7 @@ impl<M> Intake<M> {
             return true;
         }
         let lane = &mut self.lanes[slot.lane];
-        if slot.subscription == lane.subscription && lane.widening {
+        if slot.subscription == lane.subscription && lane.ending {
             return false;
         }
         lane.held = lane.held.saturating_sub(1);
@@ -202,14 +206,14 @@ impl<M> Intake<M> {
     /// much that is, for it is the caller who holds it; in advance of the caller it grows to `ahead` at most.
     pub(super) fn widen(&mut self, ahead: u16) -> Vec<(usize, u16)> {
         let widened = |(number, lane): (usize, &mut Lane<M>)| {
-            if !lane.starved || !lane.is_exhausted() {
+            if lane.ending || !lane.starved || !lane.is_exhausted() {
                 return None;
             }
             lane.starved = false;
             let held = u16::try_from(lane.held).unwrap_or(u16::MAX);
             let window = lane.window.saturating_mul(2).min(held.saturating_mul(2).max(ahead));
-            lane.widening = window > lane.window;
-            lane.widening.then_some((number, window))
+            lane.ending = window > lane.window;
+            lane.ending.then_some((number, window))
         };
         self.lanes.iter_mut().enumerate().filter_map(widened).collect()
     }
@@ -222,18 +226,27 @@ impl<M> Intake<M> {
         lane.window = window;
         lane.in_window = 0;
         lane.starved = false;
-        lane.widening = false;
+        lane.ending = false;
         lane.on_the_way_until = Some(now + ON_THE_WAY);
+    }
+
+    /// All subscriptions, where there are any, are about to be ended.
+    pub(super) fn ending(&mut self) {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.window > 0) {
+            lane.ending = true;
+            self.leaving = true;
+        }
     }
 
     /// No lane is subscribed any more. What is here stays.
     pub(super) fn unsubscribed(&mut self) {
         self.asking = true;
+        self.leaving = false;
         for lane in &mut self.lanes {
             lane.window = 0;
             lane.in_window = 0;
             lane.starved = false;
-            lane.widening = false;
+            lane.ending = false;
             lane.on_the_way_until = None;
         }
     }
@@ -253,6 +266,15 @@ impl<M> Intake<M> {
         !self.wanted
             && now.saturating_duration_since(self.asked_at) > patience
             && self.lanes.iter().any(|lane| !lane.fetched.is_empty())
+    }
+
+    /// The subscriptions that may bring another message now.
+    pub(super) fn open_lanes(&self) -> Vec<Slot> {
+        let open = |(number, lane): (usize, &Lane<M>)| {
+            let may_bring = lane.window > 0 && !lane.is_exhausted() && !lane.ending;
+            may_bring.then_some(Slot { lane: number, subscription: lane.subscription })
+        };
+        self.lanes.iter().enumerate().filter_map(open).collect()
     }
 
     /// Everything that is here and not handed out.
@@ -367,6 +389,20 @@ mod tests {
             window *= 2;
             test.intake.subscribed(Slot { lane: 0, subscription }, window, test.now - ON_THE_WAY);
         }
+    }
+
+    #[test]
+    fn nothing_is_settled_while_subscriptions_are_ended() {
+        let mut test = Test::new(1);
+        test.arrive(0, 1);
+        let Take::Message(slot, _) = test.intake.take(test.now) else { panic!() };
+        assert_eq!(test.intake.take(test.now), Take::Wait(None), "its lane is starved");
+        test.intake.ending();
+        assert!(!test.intake.settle(slot, test.now));
+        assert_eq!(test.intake.widen(32), [], "it is not subscribed again");
+        assert!(test.intake.open_lanes().is_empty(), "nothing is expected of it");
+        test.intake.unsubscribed();
+        assert!(test.intake.settle(slot, test.now));
     }
 
     #[test]

@@ -90,6 +90,11 @@ impl Link {
         .await
     }
 
+    /// Whether a part was made, or found, on this connection.
+    pub(super) fn has_made(&self, stage: Stage, part: Part) -> bool {
+        self.topology.has_made(stage, part)
+    }
+
     /// Something of a stage was not there.
     pub(super) fn forget(&self, stage: Stage) {
         self.topology.forget(stage);

@@ -4,6 +4,10 @@
 //! gets one message at a time when one is wanted: that is the way while the caller is busy, since what is fetched for a busy caller would
 //! wait for it while another consumer is idle. So it stops watching when messages lie unwanted for a moment, and watches again when all
 //! lanes are empty or the caller comes back fast.
+//!
+//! A subscription can go silent: where a queue is deleted and made again at once, RabbitMQ before 4.0 renews the subscription by itself, says
+//! nothing of it, and never delivers on it (seen on 3.10). So lanes that bring nothing although they may are asked now and then whether messages lie
+//! there, and where they do, everything is subscribed anew.
 
 use std::{
     future::ready,
@@ -32,7 +36,7 @@ use uuid::Uuid;
 
 use super::{
     delivery,
-    error::port_error,
+    error::{port_error, unavailable},
     inlet::Inlet,
     intake::Slot,
     link::{Link, back_off},
@@ -42,6 +46,8 @@ use super::{
 
 /// How often it looks whether messages lie unwanted.
 const LOOK: Duration = Duration::from_millis(25);
+/// How often it looks whether a subscription has gone silent. It takes two looks to be sure.
+const CHECK: Duration = Duration::from_secs(5);
 /// Messages that lie unwanted for so long go back.
 const UNWANTED: Duration = Duration::from_millis(100);
 /// A caller that comes so often within [`FAST`] is better served by watching.
@@ -111,6 +117,8 @@ impl Pump {
             asked: (Instant::now(), 0),
             seen: Seen::default(),
             probe: None,
+            checked: Instant::now(),
+            silent: Vec::new(),
             pump: self,
         };
         let ran = session.run().await;
@@ -146,6 +154,10 @@ struct Session<'a> {
     seen: Seen,
     /// A queue of its own, once it is needed (see [`lost`](super::lost)).
     probe: Option<ShortString>,
+    /// When it was last looked whether subscriptions are silent.
+    checked: Instant,
+    /// Lanes that had messages then and brought none.
+    silent: Vec<Slot>,
 }
 
 impl Session<'_> {
@@ -178,6 +190,7 @@ impl Session<'_> {
         match event {
             Event::Delivery(slot, delivery) => {
                 self.seen.note(delivery.delivery_tag);
+                self.silent.retain(|silent| silent.lane != slot.lane);
                 return Ok(self.pump.inlet.arrive(slot, &self.channel, delivery));
             }
             Event::Failed(error) => return Err(port_error("a subscription failed", error)),
@@ -220,6 +233,10 @@ impl Session<'_> {
                 self.subscribe(ended.into_iter().map(|lane| (lane, 1)).collect()).await?;
             }
         }
+        if self.checked.elapsed() >= CHECK {
+            self.check().await?;
+            self.checked = Instant::now();
+        }
         if self.pump.inlet.with(|intake, now| intake.is_hoarding(now, UNWANTED)) {
             self.stop_watching().await?;
             let inlet = Arc::clone(&self.pump.inlet);
@@ -229,6 +246,32 @@ impl Session<'_> {
             // The caller may have come back meanwhile.
             self.help().await?;
         }
+        Ok(())
+    }
+
+    /// Fails where a subscription has brought nothing since the last check although it may and messages lay there then and lie there now.
+    async fn check(&mut self) -> PortResult<()> {
+        let open_lanes = self.pump.inlet.with(|intake, _| intake.open_lanes());
+        if open_lanes.is_empty() {
+            self.silent.clear();
+            return Ok(());
+        }
+        // RabbitMQ closes the channel on which it is asked for a queue that has gone.
+        let channel = open(&self.link.connection).await?;
+        let ready = open_lanes.iter().map(|slot| {
+            let queue = self.pump.queues[slot.lane].as_str().into();
+            channel.queue_declare(queue, QueueDeclareOptions::durable().passive(), FieldTable::default())
+        });
+        let ready = try_join_all(ready).await.map_err(|error| port_error("a lane has gone", error))?;
+        if let Err(error) = channel.close(200, "checked".into()).await {
+            tracing::debug!(%error, "channel of a check did not close in order");
+        }
+        let with_messages = open_lanes.into_iter().zip(ready).filter(|(_, queue)| queue.message_count() > 0);
+        let silent: Vec<Slot> = with_messages.map(|(slot, _)| slot).collect();
+        if silent.iter().any(|slot| self.silent.contains(slot)) {
+            return Err(unavailable("RabbitMQ: a subscription brings nothing although messages wait"));
+        }
+        self.silent = silent;
         Ok(())
     }
 
@@ -334,8 +377,7 @@ impl Session<'_> {
 
     /// Ends all subscriptions and takes in what they still bring.
     async fn stop_watching(&mut self) -> PortResult<()> {
-        self.pump.inlet.with(|intake, _| intake.unsubscribed());
-        self.pump.inlet.resubscribed();
+        self.pump.inlet.with(|intake, _| intake.ending());
         let cancelling: Vec<_> = self
             .tags
             .iter_mut()
@@ -345,6 +387,7 @@ impl Session<'_> {
         try_join_all(cancelling)
             .await
             .map_err(|error| port_error("a subscription cannot be ended", error))?;
+        self.pump.inlet.unsubscribed();
         while let Some(event) = self.streams.next().await {
             self.take_in(event)?;
         }
@@ -393,7 +436,10 @@ impl Session<'_> {
                 }
             }
             // Closing the channel gives back all of it.
-            Ok(Err(_)) | Err(_) => drop(self.channel.close(200, "retired".into()).await),
+            Ok(Err(_)) | Err(_) => {
+                self.pump.inlet.unsubscribed();
+                drop(self.channel.close(200, "retired".into()).await);
+            }
         }
         let inlet = Arc::clone(&self.pump.inlet);
         let fetched = inlet.with(|intake, _| intake.drain());

@@ -17,7 +17,7 @@ use raglan_pipeline::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::*;
-use crate::test_servers::{amqp_url, rabbitmq_wanted, skipped};
+use crate::test_servers::{amqp_url, skipped};
 
 const STAGE: Stage = Stage::Retrieval;
 /// What must come is waited for so long.
@@ -37,10 +37,6 @@ struct Queues {
 impl Queues {
     /// None, with a word why, where there is no server.
     async fn new(test: &str) -> Option<Self> {
-        if !rabbitmq_wanted() {
-            skipped(test, "asked for with RAGLAN_TEST_RABBITMQ=1");
-            return None;
-        }
         let turn = AT_ONCE.acquire().await.unwrap();
         let settings = RabbitMqSettings { url: Secret::new(amqp_url()), ..RabbitMqSettings::default() };
         match RabbitMqBroker::connect(settings).await {

@@ -79,6 +79,12 @@ impl Topology {
         .copied()
     }
 
+    /// Whether a part is known to be there.
+    pub(super) fn has_made(&self, stage: Stage, part: Part) -> bool {
+        let all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&(stage, part)).is_some_and(|made| made.initialized())
+    }
+
     /// Something of a stage was not there: all of it is made again when it is next needed.
     pub(super) fn forget(&self, stage: Stage) {
         let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
