@@ -136,7 +136,8 @@ async fn watch(
     }
     let id = job.id;
     let waiting = async {
-        let mut events = state.follow.follow(id, 0).await?.ready_chunks(EVENTS_AT_ONCE);
+        let Some(followed) = state.follow.follow(&job.tenant, id, 0).await? else { return Ok(()) };
+        let mut events = followed.events.ready_chunks(EVENTS_AT_ONCE);
         while let Some(events) = events.next().await {
             if events.iter().any(|event| wakes(event.kind)) {
                 match state.lifecycle.jobs.get(id).await? {

@@ -5,7 +5,7 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use raglan_pipeline::{
     domain::{Job, JobId, LogPosition, Tenant},
-    follow::Follow,
+    follow::{Follow, Followed},
     lifecycle::Lifecycle,
     pipelines::Pipelines,
     ports::{DocumentStore, PortResult},
@@ -268,6 +268,11 @@ impl ApiState {
             Some(job) if job.tenant == caller.tenant => Ok(job),
             _ => Err(unknown_job()),
         }
+    }
+
+    /// The events of a job of this caller.
+    pub(crate) async fn followed(&self, caller: &Caller, id: JobId, after: u64) -> ApiResult<Followed> {
+        self.follow.follow(&caller.tenant, id, after).await?.ok_or_else(unknown_job)
     }
 }
 

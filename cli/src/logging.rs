@@ -9,11 +9,12 @@ use crate::config::{Log, LogFormat};
 
 /// Begins the log. Libraries are quieter than Raglan by one level.
 pub fn start(log: &Log) -> anyhow::Result<()> {
-    let filter = if log.level.contains(['=', ',']) || log.level != "info" {
-        log.level.clone()
-    } else {
-        // The hub client calls an error what is only one of several sources that cannot be reached; we tell what came of all.
-        "info,tantivy=warn,sqlx=warn,hyper=warn,hf_hub=off".to_owned()
+    // Two libraries call an error what is none: the hub client one of several sources that cannot be reached, the RabbitMQ client a queue
+    // that is looked for and not there. We tell what came of it.
+    let filter = match log.level.as_str() {
+        "info" => "info,tantivy=warn,sqlx=warn,hyper=warn,hf_hub=off,lapin=off".to_owned(),
+        "warn" | "error" => format!("{},hf_hub=off,lapin=off", log.level),
+        other => other.to_owned(),
     };
     let filter =
         EnvFilter::try_new(&filter).with_context(|| format!("log.level: {filter:?} is no log filter"))?;

@@ -9,13 +9,21 @@ use tokio::time::{Instant, interval_at};
 use tracing::warn;
 
 use crate::{
-    domain::{Event, EventType, Job, JobId, now},
-    ports::{EventLog, Followed, JobStore, PortResult},
+    domain::{Event, EventType, Job, JobId, Tenant, now},
+    ports::{self, EventLog, JobStore, PortResult},
     view::Views,
 };
 
 /// How often a follower that hears nothing looks whether the job has ended without an event.
 const RECHECK: Duration = Duration::from_secs(5);
+
+/// A job that is followed.
+pub struct Followed {
+    /// Whether it had ended when it was looked at.
+    pub ended: bool,
+    /// What its reader has not had yet.
+    pub events: BoxStream<'static, Event>,
+}
 
 /// Follows jobs.
 #[derive(Clone)]
@@ -37,7 +45,9 @@ impl Follow {
     /// Numbers are strictly increasing. What the log no longer has is replaced by a `stream.snapshot`; a final event that was lost is made
     /// anew from the store. A reader that has had the final event already gets an empty stream. While the log cannot be had, the store alone tells: a snapshot now,
     /// and the end within [`RECHECK`] of it.
-    pub async fn follow(&self, id: JobId, after: u64) -> PortResult<BoxStream<'static, Event>> {
+    ///
+    /// None where the tenant has no such job.
+    pub async fn follow(&self, tenant: &Tenant, id: JobId, after: u64) -> PortResult<Option<Followed>> {
         // First listen, then look: what happens between the two is heard.
         let live = match self.events.follow(id, after).await {
             Ok(live) => Some(live),
@@ -47,25 +57,33 @@ impl Follow {
             }
             Err(error) => return Err(error),
         };
-        let Some(job) = self.jobs.get(id).await? else {
-            return Ok(futures::stream::empty().boxed());
+        let Some(job) = self.jobs.get(id).await?.filter(|job| job.tenant == *tenant) else {
+            return Ok(None);
         };
+        let ended = job.status.is_final();
+        let events = if after > 0 && self.has_had_the_end(id, after).await {
+            futures::stream::empty().boxed()
+        } else {
+            self.clone().stream(job, after, live).boxed()
+        };
+        Ok(Some(Followed { ended, events }))
+    }
+
+    /// Whether the number that a reader has last is that of the final event.
+    async fn has_had_the_end(&self, id: JobId, after: u64) -> bool {
         // A log that is down is as one that has lost everything: the job itself tells how it ends.
         let kept = self.events.read(id).await.unwrap_or_else(|error| {
             warn!(job_id = %id, %error, "events not read; following the job itself");
             Vec::new()
         });
-        if kept.last().is_some_and(|last| last.kind.is_final() && last.seq <= after) {
-            return Ok(futures::stream::empty().boxed());
-        }
-        Ok(self.clone().stream(job, after, live).boxed())
+        kept.last().is_some_and(|last| last.kind.is_final() && last.seq <= after)
     }
 
     fn stream(
         self,
         job: Job,
         after: u64,
-        live: Option<BoxStream<'static, Followed>>,
+        live: Option<BoxStream<'static, ports::Followed>>,
     ) -> impl Stream<Item = Event> + Send + 'static {
         stream! {
             let id = job.id;
@@ -92,7 +110,7 @@ impl Follow {
                 tokio::select! {
                     biased;
                     followed = live.next() => match followed {
-                        Some(Followed::Event(event)) => {
+                        Some(ports::Followed::Event(event)) => {
                             if event.seq <= last {
                                 continue;
                             }
@@ -103,7 +121,7 @@ impl Follow {
                                 return;
                             }
                         }
-                        Some(Followed::Missed { up_to }) => {
+                        Some(ports::Followed::Missed { up_to }) => {
                             last = last.max(up_to);
                             if let Ok(Some(job)) = self.jobs.get(id).await {
                                 yield self.snapshot(&job, last).await;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use crate::{
-    domain::{EventType, Job, JobId, JobSpec, NewEvent, Priority, Stage},
+    domain::{Delivery, EventType, Job, JobId, JobSpec, NewEvent, Priority, Stage},
     message::Message,
     ports::{
         BlobStore, Broker, Cache, DeliveryStore, Ended, Ending, Envelope, EventLog, JobStore, Namespace,
@@ -138,17 +138,28 @@ impl Lifecycle {
     }
 
     /// Puts the webhooks that are due on their queue. Whoever makes one due calls this, and the sweeper does for those that are due by time: the
-    /// lease that the store gives with each keeps two callers from publishing the same one.
+    /// lease that the store gives with each keeps two callers from publishing the same one. What the queue does not take is due again at once.
     pub async fn publish_deliveries(&self) -> PortResult<()> {
-        for delivery in self.deliveries.due(DELIVERIES_AT_ONCE, DELIVERY_LEASE).await? {
-            let envelope = Envelope {
-                message: Message::Delivery { delivery_id: delivery.id },
-                priority: Priority::Normal,
-                tenant: delivery.tenant,
-            };
-            self.broker.publish(Stage::Webhook, envelope, Duration::ZERO).await?;
+        let due = self.deliveries.due(DELIVERIES_AT_ONCE, DELIVERY_LEASE).await?;
+        for (number, delivery) in due.iter().enumerate() {
+            if let Err(error) = self.publish_delivery(delivery).await {
+                let left: Vec<_> = due[number..].iter().map(|delivery| delivery.id).collect();
+                if let Err(error) = self.deliveries.release(&left).await {
+                    warn!(%error, "deliveries that were not published wait until their leases end");
+                }
+                return Err(error);
+            }
         }
         Ok(())
+    }
+
+    async fn publish_delivery(&self, delivery: &Delivery) -> PortResult<()> {
+        let envelope = Envelope {
+            message: Message::Delivery { delivery_id: delivery.id },
+            priority: Priority::Normal,
+            tenant: delivery.tenant.clone(),
+        };
+        self.broker.publish(Stage::Webhook, envelope, Duration::ZERO).await
     }
 
     /// Removes the uploads and the manifest of an ingestion. What a crash leaves is removed with the job.

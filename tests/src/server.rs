@@ -177,13 +177,15 @@ impl Server {
 
     async fn spawn(&mut self) {
         let config = self.config_file();
-        let mut settings = self.options.config.clone();
+        let mut settings = json!({});
         if let Some(servers) = &self.servers {
             merge(&mut settings, servers.config());
             // Where `raglan serve` keeps the one that it makes.
             std::fs::create_dir_all(self.data_dir()).unwrap();
             std::fs::write(self.data_dir().join("webhook-secret"), Servers::SIGNING_SECRET).unwrap();
         }
+        // Last, so that a test's own settings hold in every shape.
+        merge(&mut settings, self.options.config.clone());
         std::fs::write(&config, serde_json::to_string_pretty(&settings).unwrap()).unwrap();
         // Kept from the first on, so that they are killed even where they never become ready.
         self.running = Some(Running { children: Vec::new(), url: String::new() });

@@ -58,6 +58,9 @@ enum Stopped {
     Shutdown,
 }
 
+/// A stage that takes longer than this listens for its job's end. Shorter ones are over before anybody could tell them.
+const LISTEN_AFTER: Duration = Duration::from_millis(50);
+
 /// How long a stage that was told to leave may take to do so before it is dropped.
 const LEAVE: Duration = Duration::from_secs(2);
 
@@ -202,6 +205,8 @@ impl JobWorker {
 
     /// Returns when the job's log tells of its end, which this worker did not cause: a cancel reaches the work at once, not with the next heartbeat.
     async fn until_ended(&self, job: &Job) {
+        // What has been said meanwhile is heard then: the log is read from the beginning.
+        tokio::time::sleep(LISTEN_AFTER).await;
         match self.lifecycle.events.follow(job.id, job.event_floor()).await {
             Ok(mut events) => {
                 while let Some(followed) = events.next().await {

@@ -13,6 +13,7 @@ use axum::{
 use futures::{FutureExt, StreamExt, stream::BoxStream};
 use raglan_pipeline::{
     domain::{Event, JobId},
+    follow::Followed,
     view::{self, EventView},
 };
 use serde::Deserialize;
@@ -69,10 +70,9 @@ pub(crate) async fn follow_job(
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let after = last_event(&headers, query.after)?;
-    let job = state.owned(&caller, id).await?;
-    let mut events = state.follow.follow(id, after).await?;
+    let Followed { ended, mut events } = state.followed(&caller, id, after).await?;
     // A browser reconnects when a stream ends, until it is told by 204 that nothing will come.
-    let first = if job.status.is_final() { events.next().now_or_never() } else { None };
+    let first = if ended { events.next().now_or_never() } else { None };
     let events = match first {
         Some(None) => return Ok(StatusCode::NO_CONTENT.into_response()),
         Some(Some(event)) => futures::stream::iter([event]).chain(events).boxed(),

@@ -207,8 +207,7 @@ impl Session {
             let detail = format!("one socket follows at most {most} jobs; open another one");
             return Err(Problem::conflict("too_many_subscriptions", detail));
         }
-        self.state.owned(&self.caller, id).await?;
-        let events = self.state.follow.follow(id, after).await?;
+        let events = self.state.followed(&self.caller, id, after).await?.events;
         let (abort, registration) = AbortHandle::new_pair();
         let frames = events
             .map(move |event| (id, Some(event)))

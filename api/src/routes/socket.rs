@@ -78,8 +78,7 @@ pub(crate) async fn follow_job_ws(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> ApiResult<Response> {
     let opening = Opening::new(&state, upgrade)?;
-    state.owned(&caller, id).await?;
-    let events = state.follow.follow(id, query.after.unwrap_or(0)).await?;
+    let events = state.followed(&caller, id, query.after.unwrap_or(0)).await?.events;
     let shutdown = state.shutdown.clone();
     Ok(opening.run(move |connection| carry(connection, events, shutdown)))
 }

@@ -354,6 +354,13 @@ impl DeliveryStore for Deliveries {
             .collect())
     }
 
+    async fn release(&self, ids: &[DeliveryId]) -> PortResult<()> {
+        for delivery in self.0.lock().unwrap().iter_mut().filter(|delivery| ids.contains(&delivery.id)) {
+            delivery.next_at = Some(now());
+        }
+        Ok(())
+    }
+
     async fn recover(&self) -> PortResult<u64> {
         Ok(0)
     }

@@ -55,6 +55,10 @@ impl DeliveryStore for PostgresDeliveryStore {
             .await
     }
 
+    async fn release(&self, ids: &[DeliveryId]) -> PortResult<()> {
+        self.database.primary(async |connection| table::release(connection, ids).await).await
+    }
+
     async fn recover(&self) -> PortResult<u64> {
         self.database.primary(async |connection| table::recover(connection).await).await
     }

@@ -50,6 +50,13 @@ impl DeliveryStore for SqliteDeliveryStore {
             .await
     }
 
+    async fn release(&self, ids: &[DeliveryId]) -> PortResult<()> {
+        let ids = ids.to_vec();
+        self.database
+            .write(move |connection| async move { table::release(connection, &ids).await }.boxed())
+            .await
+    }
+
     async fn recover(&self) -> PortResult<u64> {
         self.database.write(|connection| table::recover(connection).boxed()).await
     }

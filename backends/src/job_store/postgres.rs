@@ -22,7 +22,7 @@ use self::{
 };
 use crate::database::PostgresDatabase;
 
-/// Jobs in PostgreSQL. Accepting, taking, extending, finishing and ending go through one task that writes those that wait in
+/// Jobs in PostgreSQL. Accepting, taking, extending, finishing and ending go through a few tasks, of which each writes those that wait for it in
 /// one transaction with a handful of statements, so that being durable does not cost each of them a round trip and a flush.
 /// Rows are locked in the order of their ids, read, changed by the rules that every store keeps, and written back.
 ///

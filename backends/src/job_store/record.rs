@@ -72,7 +72,8 @@ impl Record {
         }
         job.status = stage.running_status();
         job.attempt += 1;
-        job.fence += 1;
+        // Above every fence that was ever given out, also one that the store lost with its last moments before a crash.
+        job.fence = (job.fence + 1).max(u64::try_from(now.timestamp_millis()).unwrap_or(0));
         job.revision += 1;
         self.lease_until = Some(lease_until);
         self.due_at = Some(lease_until);

@@ -27,6 +27,7 @@ pub async fn run_all(fresh: impl AsyncFn() -> Stores) {
     a_due_delivery_is_handed_to_one_caller(fresh().await).await;
     a_leased_delivery_comes_back_when_the_lease_ends(fresh().await).await;
     recovery_ends_leases_and_nothing_else(fresh().await).await;
+    what_is_released_is_due_again_and_nothing_else_changes(fresh().await).await;
     due_deliveries_come_oldest_first(fresh().await).await;
     attempts_are_kept_in_order_with_what_comes_next(fresh().await).await;
     a_delivery_that_is_over_takes_no_attempt(fresh().await).await;
@@ -179,6 +180,23 @@ pub async fn recovery_ends_leases_and_nothing_else((jobs, deliveries): Stores) {
     assert_eq!(deliveries.get(scheduled.id).await.unwrap().unwrap().next_at, later);
     let due: Vec<_> = deliveries.due(10, HOUR).await.unwrap().iter().map(|delivery| delivery.id).collect();
     assert_eq!(due, [leased.id]);
+}
+
+pub async fn what_is_released_is_due_again_and_nothing_else_changes((jobs, deliveries): Stores) {
+    let (released, kept, over) = (
+        a_delivery(&*jobs, &*deliveries).await,
+        a_delivery(&*jobs, &*deliveries).await,
+        a_delivery(&*jobs, &*deliveries).await,
+    );
+    assert_eq!(deliveries.due(10, HOUR).await.unwrap().len(), 3);
+    let ended =
+        deliveries.record(over.id, an_attempt(200), DeliveryStatus::Delivered, None).await.unwrap().unwrap();
+    deliveries.release(&[released.id, over.id, DeliveryId::generate()]).await.unwrap();
+    assert_eq!(deliveries.get(released.id).await.unwrap(), Some(released.clone()));
+    assert_eq!(deliveries.get(over.id).await.unwrap(), Some(ended));
+    assert!(deliveries.get(kept.id).await.unwrap().unwrap().next_at > kept.next_at);
+    let due: Vec<_> = deliveries.due(10, HOUR).await.unwrap().iter().map(|delivery| delivery.id).collect();
+    assert_eq!(due, [released.id]);
 }
 
 pub async fn due_deliveries_come_oldest_first((jobs, deliveries): Stores) {

@@ -23,6 +23,10 @@ pub trait DeliveryStore: Send + Sync {
     /// Pending deliveries whose next try is due, oldest first, each leased to the caller for `lease`.
     async fn due(&self, limit: usize, lease: Duration) -> PortResult<Vec<Delivery>>;
 
+    /// Ends the leases of these, so that each is due when it was before: for a caller who could do nothing with what it got. What is not
+    /// leased any more stays as it is.
+    async fn release(&self, ids: &[DeliveryId]) -> PortResult<()>;
+
     /// For a process that knows itself to be the only one: ends all leases, so that each delivery is due when it was before. Returns
     /// how many there were.
     async fn recover(&self) -> PortResult<u64>;

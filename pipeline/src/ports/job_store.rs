@@ -140,7 +140,8 @@ pub struct JobFilter {
 /// - [`accept`](Self::accept) has committed durably when it returns `New`. Of two calls at once with one
 ///   idempotency key, one gets `New`, the other `Existing` or `KeyReused`.
 /// - A job is taken by one worker at a time: [`take`](Self::take) is a compare-and-set on (job, stage,
-///   no live lease), sets the stage's running status, and raises `attempt` and `fence` by one.
+///   no live lease), sets the stage's running status, and raises `attempt` by one and `fence`
+///   above every one that was given out for the job.
 /// - [`extend`](Self::extend) and [`finish`](Self::finish) change nothing and say so (`None`) unless the job is unfinished and
 ///   its fence is the one named. So a stage completes once, and a worker whose lease went writes nothing.
 /// - A final status is never left. What ends a job (finish or [`end`](Self::end)) writes, in the same

@@ -68,7 +68,7 @@ impl Load {
     /// From now until a question that is asked now has its answer.
     pub async fn first_answer(&self) -> Duration {
         let begun = Instant::now();
-        let body = json!({"query": "What does the inventory of box000 name?", "cache": "bypass"});
+        let body = json!({"query": "What does the inventory of box000 name?", "cache": "bypass", "metadata": {"webhook": false}});
         let build = |http: &reqwest::Client, url: &str| http.post(format!("{url}/v1/queries")).json(&body);
         let id = self.ledger.submit(&self.client, "first-after", build).await;
         self.ledger.follow(&self.client, "first-after", &id).await;
@@ -84,7 +84,7 @@ impl Load {
         let account = self.ledger.settle(&api, "query").await;
         let mut told = account.jobs.clone();
         // Asked without a webhook.
-        told.retain(|_, job| job["metadata"].get("hooked").is_some());
+        told.retain(|_, job| job["metadata"]["webhook"] != false);
         let delivered = webhooks::collect(&world.receiver, &told).await;
         let mut half_documents = Vec::new();
         for n in 0..THERE + self.documents {
@@ -105,7 +105,7 @@ async fn ask(client: &Client, ledger: &Ledger, n: usize, hook: &str) {
         "pipeline": if n.is_multiple_of(4) { "steady" } else { "default" },
         "cache": "bypass",
         "webhook": {"url": hook},
-        "metadata": {"hooked": true, "number": n},
+        "metadata": {"number": n},
     });
     let build = |http: &reqwest::Client, url: &str| http.post(format!("{url}/v1/queries")).json(&body);
     let id = ledger.submit(client, &key, build).await;
@@ -115,7 +115,7 @@ async fn ask(client: &Client, ledger: &Ledger, n: usize, hook: &str) {
 async fn bring(client: &Client, ledger: &Ledger, first: usize, hook: &str) {
     let key = format!("documents-{first}");
     let documents: Vec<Value> = (first..first + GROUP).map(|n| boxes::as_json(n, 1)).collect();
-    let body = json!({"documents": documents, "webhook": {"url": hook}, "metadata": {"hooked": true}});
+    let body = json!({"documents": documents, "webhook": {"url": hook}});
     let build = |http: &reqwest::Client, url: &str| http.post(format!("{url}/v1/documents")).json(&body);
     let id = ledger.submit(client, &key, build).await;
     ledger.follow(client, &key, &id).await;

@@ -5,7 +5,7 @@
 //! once in [`FRESH`], and meanwhile the last one is given out.
 //!
 //! The ladder of delays is made by the first message that is delayed. Where it is not there yet, nothing is delayed, and it is looked for only
-//! now and then, for another process may have made it.
+//! now and then, ever less often, for another process may have made it: RabbitMQ logs each look as an error.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
@@ -34,8 +34,9 @@ const FRESH: Duration = Duration::from_millis(200);
 const STALE: Duration = Duration::from_secs(2);
 /// How long a count may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A ladder that was not there is looked for again after so long.
+/// A ladder that was not there is looked for again after so long, and then after twice as long each time, up to [`LADDER_LOOK_MAX`].
 const LADDER_LOOK: Duration = Duration::from_secs(5);
+const LADDER_LOOK_MAX: Duration = Duration::from_secs(600);
 
 /// The counts of all stages.
 pub(super) struct Depths {
@@ -56,8 +57,11 @@ struct Counted {
 enum Ladder {
     #[default]
     Unknown,
-    /// It was looked for at this time, and was not there.
-    Missing(Instant),
+    /// It was not there when it was looked for last.
+    Missing {
+        look_at: Instant,
+        then_after: Duration,
+    },
     There,
 }
 
@@ -160,11 +164,12 @@ impl Depths {
         if link.has_made(stage, Part::Delays) {
             return Ok(true);
         }
-        match counted.ladder() {
+        let look_after = match counted.ladder() {
             Ladder::There => return Ok(true),
-            Ladder::Missing(at) if at.elapsed() < LADDER_LOOK => return Ok(false),
-            Ladder::Unknown | Ladder::Missing(_) => {}
-        }
+            Ladder::Missing { look_at, .. } if Instant::now() < look_at => return Ok(false),
+            Ladder::Missing { then_after, .. } => then_after,
+            Ladder::Unknown => LADDER_LOOK,
+        };
         // The last that is made. RabbitMQ closes the channel on which a queue was not found, so it gets one of its own.
         let channel = open(&link.connection).await?;
         let last = self.client.names.rung(stage, RUNGS - 1);
@@ -175,7 +180,10 @@ impl Depths {
                 Ok(true)
             }
             Err(error) if reply_code(&error) == Some(code::NOT_FOUND) => {
-                counted.note_ladder(Ladder::Missing(Instant::now()));
+                counted.note_ladder(Ladder::Missing {
+                    look_at: Instant::now() + look_after,
+                    then_after: (look_after * 2).min(LADDER_LOOK_MAX),
+                });
                 Ok(false)
             }
             Err(error) => Err(port_error("a queue cannot be counted", error)),

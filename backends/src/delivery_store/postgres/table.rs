@@ -143,6 +143,18 @@ pub(super) async fn lease(
     .port()
 }
 
+/// Ends the leases of these.
+pub(super) async fn release(connection: &mut PgConnection, ids: &[DeliveryId]) -> PortResult<()> {
+    sqlx::query(
+        "UPDATE deliveries SET next_at = leased_from, leased_from = NULL WHERE id = ANY ($1) AND leased_from IS NOT NULL",
+    )
+    .bind(column(ids, |id| id.0))
+    .execute(connection)
+    .await
+    .map(drop)
+    .port()
+}
+
 /// Ends all leases. How many there were.
 pub(super) async fn recover(connection: &mut PgConnection) -> PortResult<u64> {
     sqlx::query(

@@ -106,6 +106,20 @@ pub(super) async fn lease_due(
     Ok(leased)
 }
 
+/// Ends the leases of these.
+pub(super) async fn release(connection: &mut SqliteConnection, ids: &[DeliveryId]) -> PortResult<()> {
+    for id in ids {
+        sqlx::query(
+            "UPDATE deliveries SET next_at = leased_from, leased_from = NULL WHERE id = ? AND leased_from IS NOT NULL",
+        )
+        .bind(id.0.as_bytes().as_slice())
+        .execute(&mut *connection)
+        .await
+        .port()?;
+    }
+    Ok(())
+}
+
 /// Ends all leases. How many there were.
 pub(super) async fn recover(connection: &mut SqliteConnection) -> PortResult<u64> {
     sqlx::query(

@@ -38,6 +38,27 @@ impl Operation {
     }
 }
 
+impl Operation {
+    /// How long what it writes must last. Acceptances and ends are promised. What lies between them may be lost with a server that crashes: then
+    /// the job is as it was a moment before, its worker finds that it does not have it, and the stage is done again.
+    pub(super) fn durability(&self) -> Durability {
+        match self {
+            Self::Accept(_) | Self::End { .. } => Durability::Promised,
+            Self::Finish { outcome: Outcome::Succeed { .. } | Outcome::Fail(_), .. } => Durability::Promised,
+            Self::Finish { .. } | Self::Take { .. } | Self::Extend { .. } => Durability::Passing,
+        }
+    }
+}
+
+/// Whether a commit waits until it is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// It does.
+    Promised,
+    /// It does not: PostgreSQL flushes it within a second, or with the next commit that waits.
+    Passing,
+}
+
 /// What came of an operation.
 #[derive(Debug)]
 pub(super) enum Answer {

@@ -1,4 +1,7 @@
-//! One task owns the connection that writes jobs, and writes what waits together.
+//! A few tasks, each with a connection of its own, write jobs: each writes together what waits for it. A job is always written by the same one, so
+//! that what is asked for it in one of the two ways happens in order. Several, because a transaction takes its round trips and its flush however little it holds: while
+//! one waits for them the others go on. What must last and what need not (see [`Durability`]) have tasks apart, for a commit that need not last
+//! takes a tenth of the time of one that is flushed.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -18,14 +21,16 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use super::group::{self, Answer, Operation};
+use super::group::{self, Answer, Durability, Operation};
 use crate::database::{
-    PostgresDatabase,
+    PostgresDatabase, SqlxResultExt as _,
     postgres::{TRUSTED, is_alive, late, part},
 };
 
-/// How many operations wait at most; callers beyond these wait for a place.
-const QUEUE: usize = 4_096;
+/// How many tasks write in each of the two ways.
+const WRITERS: usize = 2;
+/// How many operations wait for one of them at most; callers beyond these wait for a place.
+const QUEUE: usize = 2_048;
 /// How long a caller waits for a place before it is refused.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// At most so many operations share a transaction.
@@ -34,10 +39,14 @@ const GROUP: usize = 256;
 /// The writer's end for callers.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
-    requests: mpsc::Sender<Request>,
+    promised: Tasks,
+    passing: Tasks,
     /// How long an operation may take once it has a place: the group before it, its own, and one of it alone.
     limit: Duration,
 }
+
+/// The ways to the tasks of one kind.
+type Tasks = [mpsc::Sender<Request>; WRITERS];
 
 #[derive(Debug)]
 struct Request {
@@ -46,12 +55,29 @@ struct Request {
 }
 
 impl Writer {
-    /// Starts the task on the present runtime.
+    /// Starts the tasks on the present runtime.
     pub(super) fn start(database: PostgresDatabase, retention: Duration) -> Self {
-        let (requests, queue) = mpsc::channel(QUEUE);
         let limit = 3 * database.call_timeout();
-        tokio::spawn(Task { database, retention, connection: None, queue, waiting: VecDeque::new() }.run());
-        Self { requests, limit }
+        let start = |durability| {
+            std::array::from_fn(|_| {
+                let (requests, queue) = mpsc::channel(QUEUE);
+                let (database, waiting) = (database.clone(), VecDeque::new());
+                tokio::spawn(
+                    Task { database, durability, retention, connection: None, queue, waiting }.run(),
+                );
+                requests
+            })
+        };
+        Self { promised: start(Durability::Promised), passing: start(Durability::Passing), limit }
+    }
+
+    /// The task for an operation: by the random part of its job's id.
+    fn task(&self, operation: &Operation) -> &mpsc::Sender<Request> {
+        let tasks = match operation.durability() {
+            Durability::Promised => &self.promised,
+            Durability::Passing => &self.passing,
+        };
+        &tasks[usize::from(operation.job().0.as_bytes()[15]) % WRITERS]
     }
 
     /// Does an operation, once with those that wait beside it, and picks its answer out.
@@ -61,7 +87,8 @@ impl Writer {
         pick: impl FnOnce(Answer) -> Option<T>,
     ) -> PortResult<T> {
         let (reply, answer) = oneshot::channel();
-        match self.requests.send_timeout(Request { operation, reply }, PATIENCE).await {
+        let task = self.task(&operation);
+        match task.send_timeout(Request { operation, reply }, PATIENCE).await {
             Ok(()) => {}
             Err(mpsc::error::SendTimeoutError::Closed(_)) => return Err(gone()),
             Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
@@ -84,6 +111,7 @@ fn gone() -> PortError {
 
 struct Task {
     database: PostgresDatabase,
+    durability: Durability,
     retention: Duration,
     /// With when it was used last. None before the first group, and after one that left it in a state not worth guessing.
     connection: Option<(PgConnection, Instant)>,
@@ -202,7 +230,11 @@ impl Task {
         {
             return Ok(connection);
         }
-        self.database.connection().await
+        let mut connection = self.database.connection().await?;
+        if self.durability == Durability::Passing {
+            sqlx::query("SET synchronous_commit TO off").execute(&mut connection).await.map(drop).port()?;
+        }
+        Ok(connection)
     }
 }
 

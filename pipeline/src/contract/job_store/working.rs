@@ -20,7 +20,8 @@ pub async fn taking_a_job_starts_it(store: Store) {
         let job = accept(&*store, NewJob { created_at, ..new }).await;
         let before = now();
         let taken = take(&*store, &job, HOUR).await;
-        assert_eq!((taken.status, taken.attempt, taken.fence), (status, 1, job.fence + 1));
+        assert_eq!((taken.status, taken.attempt), (status, 1));
+        assert!(taken.fence > job.fence);
         let started_at = taken.started_at.expect("it has started");
         assert!(started_at >= before && started_at <= now());
         let queued = u64::try_from((started_at - created_at).num_milliseconds()).unwrap();
@@ -57,7 +58,8 @@ pub async fn a_lease_that_ran_out_is_taken_over_and_its_holder_writes_nothing(st
     let job = a_job(&store).await;
     let first = take(&*store, &job, NO_LEASE).await;
     let second = take(&*store, &job, HOUR).await;
-    assert_eq!((second.attempt, second.fence), (2, first.fence + 1));
+    assert_eq!(second.attempt, 2);
+    assert!(second.fence > first.fence);
     assert_eq!(second.started_at, first.started_at, "it started once");
     assert_eq!(second.timings.queued_ms, first.timings.queued_ms);
 
