@@ -76,7 +76,7 @@ impl Follow {
             warn!(job_id = %id, %error, "events not read; following the job itself");
             Vec::new()
         });
-        kept.last().is_some_and(|last| last.kind.is_final() && last.seq <= after)
+        kept.last().is_some_and(|last| last.kind.is_final() && last.seq == after)
     }
 
     fn stream(
@@ -149,11 +149,14 @@ impl Follow {
                             ended_at_last_look = true;
                             continue;
                         }
-                        if kept.last().is_some_and(|event| event.kind.is_final()) {
+                        // Above what the reader has, it will come by itself. Below, the log came back from a crash as it was some time ago and
+                        // has given out numbers again: what it gave out meanwhile, its end too, went past this reader.
+                        let went_back = kept.last().is_some_and(|event| event.seq <= last);
+                        if !went_back && kept.last().is_some_and(|event| event.kind.is_final()) {
                             continue;
                         }
                         let floor = last.max(job.event_floor());
-                        if kept.is_empty() {
+                        if kept.is_empty() || went_back {
                             yield self.snapshot(&job, floor + 1).await;
                         }
                         yield Event {

@@ -17,6 +17,9 @@ use crate::within;
 /// Where it has not been built.
 #[must_use]
 pub fn binary() -> PathBuf {
+    if let Some(other) = std::env::var_os("RAGLAN_TEST_BINARY") {
+        return other.into();
+    }
     let tests = std::env::current_exe().unwrap();
     // target/debug/deps/e2e-… → target/debug/raglan
     let folder = tests.parent().and_then(Path::parent).unwrap();

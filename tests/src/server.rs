@@ -246,6 +246,12 @@ impl Server {
         child.wait().unwrap();
     }
 
+    /// Sets a variable for the processes that are started from now on, or takes it away.
+    pub fn set_env(&mut self, name: &str, value: Option<&str>) {
+        self.options.env.retain(|(other, _)| other != name);
+        self.options.env.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
     /// Starts a process again that was killed, and waits until it is ready.
     ///
     /// # Panics

@@ -59,6 +59,20 @@ async fn the_whole_stream_and_then_its_rest() {
     assert_eq!(nothing_more.status, StatusCode::NO_CONTENT);
 }
 
+/// A log that comes back from a crash as it was some time ago gives numbers out again that readers have had.
+#[tokio::test(start_paused = true)]
+async fn a_reader_hears_of_the_end_from_a_log_that_went_back() {
+    let world = World::new();
+    let id = world.ask().await;
+    let path = format!("/v1/jobs/{id}/events?after=50");
+    let (answer, ()) = tokio::join!(world.get(&path), world.finish(id, "one two"));
+    let all = events(&String::from_utf8(answer.body).unwrap());
+    assert_eq!(types(&all), ["stream.snapshot", "job.succeeded"]);
+    assert!(50 < all[0].0 && all[0].0 < all[1].0);
+    assert_eq!(all[0].2["data"]["text"], "one two");
+    assert_eq!(all[1].2["data"]["result"]["answer"], "one two");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_quiet_stream_is_kept_open_and_ends_with_the_server() {
     let world = World::new();

@@ -148,7 +148,12 @@ pub(super) fn retriever(
     keywords: Arc<dyn KeywordIndex>,
 ) -> Arc<Retriever> {
     let vectors = vectors.map(|index| {
-        let settings = BreakerSettings { call_timeout: Some(SIDE_TIMEOUT), ..BreakerSettings::default() };
+        // A server that is back is noticed within seconds; the one search in each two seconds that asks may take as long as a side may.
+        let settings = BreakerSettings {
+            call_timeout: Some(SIDE_TIMEOUT),
+            open_for: Duration::from_secs(2),
+            ..BreakerSettings::default()
+        };
         let breaker = CircuitBreaker::new("vector_index", settings);
         Arc::new(BreakerVectorIndex::new(index, breaker)) as Arc<dyn VectorIndex>
     });

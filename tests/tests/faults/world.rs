@@ -4,9 +4,13 @@ use std::net::SocketAddr;
 
 use raglan_tests::{Addresses, OwnServers, Proxy, Receiver, Server, ServerOptions};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::watch,
+};
 
-use crate::client::Client;
+use crate::{client::Client, fault::FAKETIME};
 
 /// A wire to each server.
 pub struct Wires {
@@ -58,6 +62,25 @@ impl World {
         self.server.kill_one(process);
         self.server.restart_one(process).await;
         self.address.send_replace(Some(self.server.url().to_owned()));
+    }
+
+    /// The clock that processes have which are started from now on: wrong by so many seconds, or right.
+    pub fn set_clock(&mut self, by: Option<i64>) {
+        self.server.set_env("LD_PRELOAD", by.map(|_| FAKETIME));
+        self.server.set_env("FAKETIME", by.map(|by| format!("{by:+}")).as_deref());
+        // Only the time of day is wrong; how long things take is not.
+        self.server.set_env("DONT_FAKE_MONOTONIC", by.map(|_| "1"));
+    }
+
+    /// Has Redis write its data to disk, from where it reads them when it is started again.
+    pub async fn save_redis(&self) {
+        let own = self.own.as_ref().expect("the fault has servers of its own");
+        let address = own.addresses().redis.trim_start_matches("redis://").to_owned();
+        let mut redis = TcpStream::connect(address).await.unwrap();
+        redis.write_all(b"SAVE\r\n").await.unwrap();
+        let mut answer = [0; 5];
+        redis.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"+OK\r\n");
     }
 
     /// Kills a server, and brings it back after `away`.

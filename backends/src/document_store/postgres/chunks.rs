@@ -236,14 +236,19 @@ pub(super) async fn live_ids(
     rows.iter().map(chunk_and_model).collect()
 }
 
-/// Of a list of ids, a tenant and a collection.
+/// Of a list of ids, a tenant and a collection. Each step is looked up by its key for what the step before found, and `OFFSET 0` keeps it so: planned
+/// as one join it begins with all documents of the collection wherever the tables have grown since they were analysed (on 11,000 chunks 22 ms
+/// instead of 1).
 pub(super) const PASSAGES: &str = "SELECT c.id, d.id AS document_id, d.external_id, v.title, v.uri, v.metadata, c.heading_path, \
      c.text, p.ordinal, p.start_char, p.end_char FROM UNNEST($1::uuid[]) WITH ORDINALITY AS wanted (id, number) \
-     JOIN chunks c ON c.id = wanted.id \
-     JOIN documents d ON d.id = c.document \
-     JOIN versions v ON v.document = d.id AND v.version = d.live_version \
-     JOIN placements p ON p.document = d.id AND p.chunk = c.id AND p.version = d.live_version \
-     WHERE d.tenant = $2 AND d.collection = $3 ORDER BY wanted.number";
+     CROSS JOIN LATERAL (SELECT id, document, heading_path, text FROM chunks WHERE chunks.id = wanted.id OFFSET 0) c \
+     CROSS JOIN LATERAL (SELECT id, external_id, live_version FROM documents WHERE documents.id = c.document \
+     AND tenant = $2 AND collection = $3 OFFSET 0) d \
+     CROSS JOIN LATERAL (SELECT title, uri, metadata FROM versions WHERE versions.document = d.id \
+     AND versions.version = d.live_version OFFSET 0) v \
+     CROSS JOIN LATERAL (SELECT ordinal, start_char, end_char FROM placements WHERE placements.document = d.id \
+     AND placements.chunk = c.id AND placements.version = d.live_version OFFSET 0) p \
+     ORDER BY wanted.number";
 
 /// Live chunks with their documents, in the order asked.
 pub(super) async fn passages(
