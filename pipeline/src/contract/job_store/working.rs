@@ -193,6 +193,7 @@ pub async fn a_retry_counts_and_a_hand_back_does_not(store: Store) {
     let waits = store.finish(job.id, second.fence, retry).await.unwrap().unwrap();
     assert_eq!((waits.attempt, waits.stage), (1, Stage::Retrieval));
     let third = take(&*store, &waits, HOUR).await;
-    assert_eq!((third.attempt, third.fence), (2, first.fence + 2));
+    assert_eq!(third.attempt, 2);
+    assert!(first.fence < second.fence && second.fence < third.fence);
     assert_eq!(third.started_at, first.started_at);
 }
