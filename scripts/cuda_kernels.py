@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Compiles the GPU kernels of backends/kernels as a running raglan does, with NVRTC, and shows what ptxas makes of them. Needs no GPU.
 
-    cuda_kernels.py TOOLKIT [--arch sm_80 …]
+    cuda_kernels.py TOOLKIT [--ptxas FILE] [--arch sm_80 …]
 
-TOOLKIT is a folder with lib/libnvrtc.so.* and bin/ptxas. Ends with 1 where a kernel does not compile, or spills more than a few
+TOOLKIT is a folder with lib/libnvrtc.so.* and, where no other is named, bin/ptxas. Ends with 1 where a kernel does not compile, or spills more than a few
 registers to memory.
 """
 
@@ -98,6 +98,7 @@ def usage(report):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("toolkit")
+    parser.add_argument("--ptxas")
     parser.add_argument("--arch", nargs="+", default=["sm_80", "sm_90"])
     arguments = parser.parse_args()
     nvrtc = Nvrtc(arguments.toolkit)
@@ -116,7 +117,7 @@ def main():
             file.write(ptx.encode())
             file.flush()
             report = subprocess.run(
-                [f"{arguments.toolkit}/bin/ptxas", "-v", f"-arch={arch}", file.name, "-o", "/dev/null"],
+                [arguments.ptxas or f"{arguments.toolkit}/bin/ptxas", "-v", f"-arch={arch}", file.name, "-o", "/dev/null"],
                 capture_output=True,
                 text=True,
             )
