@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context;
 use raglan_backends::{
     generator::{
         ExtractiveGenerator, ExtractiveSettings, OpenAiGenerator, OpenAiSettings, SimulatedGenerator,
@@ -67,11 +68,10 @@ async fn generator(
 }
 
 async fn candle(given: &config::Candle, config: &Config) -> anyhow::Result<CandleGenerator> {
-    let folder = language_model(&given.model, &config.models).await?;
-    let at = |error: &dyn std::fmt::Display| anyhow::anyhow!("generators.{}: {error}", given.name);
-    let generator = CandleGenerator::load(given.settings(&folder), Arc::new(Download::default()))
-        .await
-        .map_err(|error| at(&error))?;
+    let at = || format!("generators.{}", given.name);
+    let folder = language_model(&given.model, &config.models).await.with_context(at)?;
+    let loading = CandleGenerator::load(given.settings(&folder), Arc::new(Download::default()));
+    let generator = loading.await.with_context(at)?;
     let info = generator.info();
     info!(
         model = given.model,

@@ -29,7 +29,7 @@ pub struct Limits {
     pub batch_tokens: usize,
     /// Sequences that run at once; not more than `batch_tokens`.
     pub sequences: usize,
-    /// Sequences that wait; those sent back to wait are not counted against it.
+    /// Sequences that wait, those that were sent back among them, before newcomers are refused.
     pub waiting: usize,
     /// Tokens of one sequence, its answer included.
     pub context_tokens: usize,

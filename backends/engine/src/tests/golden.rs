@@ -46,7 +46,6 @@ fn logits_are_those_of_the_reference() {
 
 #[test]
 fn logits_in_bf16_are_near_those_of_the_reference() {
-    let mut worst = 0.0_f64;
     for (name, (folder, cases)) in golden() {
         let hand = Hand::open(folder.path(), DType::BF16, None);
         for case in cases {
@@ -55,7 +54,7 @@ fn logits_in_bf16_are_near_those_of_the_reference() {
             let ours = distance(&logits, &case.logits);
             let theirs = distance(&case.bf16, &case.logits);
             println!("{name}, {} tokens: {ours:.4} from exact, the reference {theirs:.4}", case.tokens.len());
-            worst = worst.max(ours);
+            // What a sum rounds to depends a little on the processor; where the reference itself is near the bound, so may this be.
             assert!(
                 ours < 2e-2 || ours < 1.1 * theirs,
                 "{name}, {} tokens: {ours}, {theirs}",
