@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Job, JobError, JobStatus, Progress},
-    ports::{ModelError, Outcome, PortError},
+    ports::{ModelError, Outcome, Place, PortError},
 };
 
 /// What a stage gets beside the job.
@@ -73,6 +73,12 @@ impl StageError {
 /// A stage of the work on a job. It runs with a lease that the worker keeps alive, and tells by its outcome how the worker leaves the job.
 #[async_trait]
 pub trait JobStage: Send + Sync {
+    /// Waits until one more job could be begun soon. The worker asks before it takes a message, so that what cannot be begun here stays on the
+    /// queue for others, and keeps the place until the job is left.
+    async fn place(&self) -> Place {
+        Place::default()
+    }
+
     /// Does the work.
     async fn run(&self, job: &Job, context: &StageContext) -> Result<Outcome, StageError>;
 }

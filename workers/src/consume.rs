@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use raglan_pipeline::{
     domain::Stage,
-    ports::{Broker, Delivered},
+    ports::{Broker, Delivered, Place},
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,11 @@ use tracing::{error, info, warn};
 /// What is done with a message.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
+    /// Waits until the work on one more message could be begun soon.
+    async fn place(&self) -> Place {
+        Place::default()
+    }
+
     /// Does the work and settles the message. `abandon` is cancelled when the time for finishing is up: then the work goes back to the queue.
     async fn handle(&self, delivered: Box<dyn Delivered>, abandon: CancellationToken);
 }
@@ -66,8 +71,9 @@ impl Pool {
             }
         };
         loop {
-            // The permit comes first: what cannot be started is left on the queue for somebody who can.
+            // Permit and place come first: what cannot be started is left on the queue for somebody who can.
             let Ok(permit) = permits.clone().acquire_owned().await else { return };
+            let place = handler.place().await;
             let delivered = match consumer.next().await {
                 Ok(delivered) => delivered,
                 Err(error) => {
@@ -80,7 +86,7 @@ impl Pool {
                 metrics::gauge!("raglan_stage_running", "stage" => stage).increment(1.0);
                 handler.handle(delivered, abandon).await;
                 metrics::gauge!("raglan_stage_running", "stage" => stage).decrement(1.0);
-                drop(permit);
+                drop((place, permit));
             });
             while let Some(ended) = running.try_join_next() {
                 report(stage, ended);

@@ -8,7 +8,7 @@ use raglan_pipeline::{
     domain::{Job, JobError, JobId, Stage, now},
     lifecycle::Lifecycle,
     message::Message,
-    ports::{Delivered, Ending, Followed, Outcome, PortResult, Taken},
+    ports::{Delivered, Ending, Followed, Outcome, Place, PortResult, Taken},
     stage::{JobStage, Report, StageContext, StageError},
     submit::delta,
 };
@@ -66,6 +66,10 @@ const LEAVE: Duration = Duration::from_secs(2);
 
 #[async_trait]
 impl Handler for JobWorker {
+    async fn place(&self) -> Place {
+        self.work.place().await
+    }
+
     async fn handle(&self, delivered: Box<dyn Delivered>, abandon: CancellationToken) {
         let job_id = match delivered.envelope().message {
             Message::Job { job_id, stage } if stage == self.stage => job_id,

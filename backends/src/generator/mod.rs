@@ -1,5 +1,7 @@
 //! Generators: what writes the answers.
 
+#[cfg(feature = "candle")]
+pub mod candle;
 mod extractive;
 #[cfg(feature = "http")]
 mod openai;

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use futures::StreamExt;
-use hf_hub::{HFClient, HFError};
+use hf_hub::HFClient;
 use tokio::time::timeout;
 
 use super::{
@@ -71,8 +71,8 @@ pub(super) async fn download(
 }
 
 /// What is at the bottom of an error: above it stands no more than "error sending request" with a long address.
-fn reason(error: &HFError) -> String {
-    let mut deepest: &dyn std::error::Error = error;
+pub(super) fn reason(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
     while let Some(cause) = deepest.source() {
         deepest = cause;
     }

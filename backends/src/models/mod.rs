@@ -11,6 +11,8 @@ mod folder;
 mod hub;
 mod progress;
 mod pypi;
+#[cfg(feature = "candle")]
+mod repository;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -33,8 +35,12 @@ pub use folder::ModelFolder;
 pub use progress::{NoProgress, Progress};
 pub use raglan_encoder::Precision;
 pub(crate) use raglan_encoder::Sequence;
+#[cfg(feature = "candle")]
+pub use repository::{Repository, fetch_repository};
 pub use spec::{CONFIG, HubRepository, ModelFile, ModelSpec, Package, TOKENIZER, WEIGHTS};
 pub use tokenizer::ModelTokenizer;
+#[cfg(feature = "candle")]
+pub(crate) use tokenizer::words;
 pub(crate) use tokenizer::{Tokenized, max_tokens};
 
 /// Where a model may come from.

@@ -110,7 +110,8 @@ impl Tokenize for ModelTokenizer {
     }
 }
 
-fn words(text: &str) -> Vec<Range<usize>> {
+/// The words of a text, where nobody knows its tokens.
+pub(crate) fn words(text: &str) -> Vec<Range<usize>> {
     use unicode_segmentation::UnicodeSegmentation;
     text.unicode_word_indices().map(|(start, word)| start..start + word.len()).collect()
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use clap::Args;
-use raglan_backends::models::ModelSpec;
+use raglan_backends::{generator::candle::CandleGenerator, models::ModelSpec};
 use reqwest::Method;
 use serde::Serialize;
 
@@ -121,6 +121,10 @@ async fn parts(config: &Config, report: &mut Report) {
             Generator::Simulated(_) => {
                 report.add(&part, State::Warning, "simulated: it writes no answers, only words at a rate");
             }
+            Generator::Candle(settings) => match candle(settings, config).await {
+                Ok(found) => report.add(&part, State::Ok, found),
+                Err(error) => report.add(&part, State::Problem, format!("{error:#}")),
+            },
             Generator::Openai(settings) => {
                 // Any answer shows that somebody is there; what it says about models differs from server to server.
                 let connection = Connection { url: settings.base_url.clone(), key: settings.api_key.clone() };
@@ -151,6 +155,12 @@ async fn parts(config: &Config, report: &mut Report) {
             }
         }
     }
+}
+
+async fn candle(settings: &config::Candle, config: &Config) -> anyhow::Result<String> {
+    let folder = compose::language_model(&settings.model, &config.models).await?;
+    let found = CandleGenerator::check(&settings.settings(&folder)).await?;
+    Ok(format!("{found}, {}", folder.display()))
 }
 
 fn data_dir(config: &Config, report: &mut Report) {

@@ -4,10 +4,6 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use raglan_api::{ApiKey, ApiParts, ApiSettings};
 use raglan_backends::{
-    generator::{
-        ExtractiveGenerator, ExtractiveSettings, OpenAiGenerator, OpenAiSettings, SimulatedGenerator,
-        SimulatedSettings,
-    },
     parser::{DefaultParser, ParserLimits},
     webhook_sender::HttpWebhookSender,
 };
@@ -46,6 +42,8 @@ pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
 pub(super) struct Core {
     pub config: Config,
     pub models: Models,
+    /// By their names; none in a process that generates nothing.
+    pub generators: BTreeMap<String, Arc<dyn Generator>>,
     pub lifecycle: Arc<Lifecycle>,
     pub documents: Arc<dyn DocumentStore>,
     pub pipelines: Arc<Pipelines>,
@@ -57,13 +55,13 @@ pub(super) struct Core {
 
 impl Core {
     /// Starts these roles; they work until `stop`.
-    pub fn workers(&self, roles: &[Role], stop: &CancellationToken) -> anyhow::Result<Running> {
+    pub fn workers(&self, roles: &[Role], stop: &CancellationToken) -> Running {
         let config = &self.config;
-        Ok(raglan_workers::start(
+        raglan_workers::start(
             roles,
             &WorkerParts {
                 lifecycle: self.lifecycle.clone(),
-                stages: self.stages()?,
+                stages: self.stages(),
                 delivery: Arc::new(DeliveryStage::new(self.lifecycle.clone(), self.sender.clone())),
                 sweeper: Arc::new(Sweeper::new(
                     self.lifecycle.clone(),
@@ -78,7 +76,7 @@ impl Core {
                 drain: Duration::from_secs(config.shutdown.drain_s),
             },
             stop,
-        ))
+        )
     }
 
     /// The API. `stop` ends its waits and streams. `own_keys` open it beside the configured ones.
@@ -112,7 +110,7 @@ impl Core {
         })
     }
 
-    fn stages(&self) -> anyhow::Result<BTreeMap<Stage, Arc<dyn JobStage>>> {
+    fn stages(&self) -> BTreeMap<Stage, Arc<dyn JobStage>> {
         let (lifecycle, pipelines) = (&self.lifecycle, &self.pipelines);
         let ingestion = IngestionStage::new(IngestionParts {
             lifecycle: lifecycle.clone(),
@@ -124,19 +122,17 @@ impl Core {
         });
         let mut stages = BTreeMap::from([(Stage::Ingestion, Arc::new(ingestion) as Arc<dyn JobStage>)]);
         if let Some(retriever) = &self.retriever {
-            let generators = self
-                .config
-                .generators
-                .iter()
-                .map(|settings| Ok((settings.name().to_owned(), generator(settings, &self.models)?)))
-                .collect::<anyhow::Result<_>>()?;
             let retrieval = RetrievalStage::new(lifecycle.clone(), retriever.clone(), pipelines.clone());
-            let generation =
-                GenerationStage::new(lifecycle.clone(), retriever.clone(), pipelines.clone(), generators);
+            let generation = GenerationStage::new(
+                lifecycle.clone(),
+                retriever.clone(),
+                pipelines.clone(),
+                self.generators.clone(),
+            );
             stages.insert(Stage::Retrieval, Arc::new(retrieval));
             stages.insert(Stage::Generation, Arc::new(generation));
         }
-        Ok(stages)
+        stages
     }
 }
 
@@ -215,32 +211,6 @@ fn concurrency(workers: &config::Workers) -> BTreeMap<Stage, usize> {
         (Stage::Ingestion, workers.ingestion),
         (Stage::Webhook, workers.webhook),
     ])
-}
-
-fn generator(settings: &config::Generator, models: &Models) -> anyhow::Result<Arc<dyn Generator>> {
-    Ok(match settings {
-        config::Generator::Extractive(_) => {
-            Arc::new(ExtractiveGenerator::new(models.embedder.clone(), ExtractiveSettings::default()))
-        }
-        config::Generator::Openai(given) => {
-            let mut settings = OpenAiSettings::new(given.base_url.clone(), given.model.clone());
-            settings.api_key.clone_from(&given.api_key);
-            settings.context_tokens = given.context_tokens.or(settings.context_tokens);
-            for (slot, seconds) in [
-                (&mut settings.connect_timeout, given.connect_timeout_s),
-                (&mut settings.first_token_timeout, given.first_token_timeout_s),
-                (&mut settings.idle_timeout, given.idle_timeout_s),
-            ] {
-                *slot = seconds.map_or(*slot, Duration::from_secs);
-            }
-            Arc::new(OpenAiGenerator::new(settings)?)
-        }
-        config::Generator::Simulated(given) => Arc::new(SimulatedGenerator::new(SimulatedSettings {
-            tokens: given.tokens,
-            tokens_per_s: given.tokens_per_s,
-            first_token_ms: given.first_token_ms,
-        })),
-    })
 }
 
 fn submit_settings(config: &Config) -> SubmitSettings {

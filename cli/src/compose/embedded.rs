@@ -28,6 +28,7 @@ use super::{
     Models,
     core::{self, Core, Metrics},
     folder::{Lock, lock},
+    generators::generators,
     health::ProcessHealth,
     indexes::Indexes,
     secrets::signing_secrets,
@@ -63,6 +64,7 @@ impl Embedded {
     pub async fn start(parts: EmbeddedParts, stop_api: CancellationToken) -> anyhow::Result<Self> {
         let EmbeddedParts { config, models, own_keys, metrics } = parts;
         let lock = lock(&config.data_dir)?;
+        let generators = generators(&config, &models).await?;
         let data = &config.data_dir;
         let database = SqliteDatabase::open(&data.join("raglan.db")).await?;
         let jobs =
@@ -91,11 +93,12 @@ impl Embedded {
             documents,
             retriever: Some(retriever.clone()),
             searchers: replication.clone(),
+            generators,
             models,
             config,
         };
         let stop_workers = CancellationToken::new();
-        let workers = core.workers(&Role::ALL, &stop_workers)?;
+        let workers = core.workers(&Role::ALL, &stop_workers);
         let router = core.router(retriever, Arc::new(health), metrics, own_keys, stop_api);
         Ok(Self { router, database, replication, workers, stop_workers, stop_replication, _lock: lock })
     }

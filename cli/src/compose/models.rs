@@ -32,7 +32,7 @@ pub struct Models {
 
 /// Shows a download as a bar.
 #[derive(Default)]
-struct Download(Mutex<Option<(Bar, String)>>);
+pub(super) struct Download(Mutex<Option<(Bar, String)>>);
 
 impl Download {
     fn with(&self, act: impl FnOnce(&mut Option<(Bar, String)>)) {
@@ -90,7 +90,7 @@ pub async fn embedding_model(settings: &config::Models) -> anyhow::Result<Option
     Ok(Some(folder))
 }
 
-fn cache_dir(settings: &config::Models) -> anyhow::Result<PathBuf> {
+pub(super) fn cache_dir(settings: &config::Models) -> anyhow::Result<PathBuf> {
     settings
         .cache_dir
         .clone()

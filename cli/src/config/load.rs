@@ -273,6 +273,11 @@ fn check(config: &Config, problems: &mut Vec<String>) {
     }
     let generators: Vec<&str> = config.generators.iter().map(Generator::name).collect();
     names("generators", generators.iter().copied(), problems);
+    for generator in &config.generators {
+        if let Generator::Candle(candle) = generator {
+            candle.check(problems);
+        }
+    }
     names("query_pipelines", config.query_pipelines.iter().map(|pipeline| pipeline.name.as_str()), problems);
     names(
         "indexing_pipelines",

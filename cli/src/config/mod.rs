@@ -1,8 +1,10 @@
 //! The configuration: a commented default file in the binary, a file of the user's, environment variables, in this order.
 
+mod generators;
 mod load;
 mod model;
 
+pub use generators::*;
 pub use load::{load, redacted};
 pub use model::*;
 

@@ -10,6 +10,8 @@ use raglan_pipeline::{
 use serde::Deserialize;
 use url::Url;
 
+use super::Candle;
+
 /// All settings.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -130,6 +132,7 @@ pub enum Generator {
     Extractive(Extractive),
     Openai(OpenAi),
     Simulated(Simulated),
+    Candle(Candle),
 }
 
 impl Generator {
@@ -138,6 +141,7 @@ impl Generator {
             Self::Extractive(settings) => &settings.name,
             Self::Openai(settings) => &settings.name,
             Self::Simulated(settings) => &settings.name,
+            Self::Candle(settings) => &settings.name,
         }
     }
 }

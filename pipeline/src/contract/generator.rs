@@ -26,6 +26,8 @@ pub async fn run_all(generator: Arc<dyn Generator>) {
     cancelled_while_it_writes(&generator).await;
     a_dropped_stream_harms_nothing(&generator).await;
     two_at_once_do_not_mix(&generator).await;
+    an_idle_one_has_a_place(&generator).await;
+    its_tokens_are_in_their_order(&generator);
 }
 
 /// A question with two passages that answer it.
@@ -166,4 +168,20 @@ async fn two_at_once_do_not_mix(generator: &Arc<dyn Generator>) {
     let two = collect(two).await;
     assert!(matches!(two.last(), Some(Ok(Generated::End { .. }))), "one cancel is for one text: {two:?}");
     assert!(matches!(collect(one).await.last(), Some(Err(ModelError::Cancelled))));
+}
+
+async fn an_idle_one_has_a_place(generator: &Arc<dyn Generator>) {
+    // A place that is given back is there again.
+    for _ in 0..3 {
+        drop(within(generator.place()).await);
+    }
+}
+
+fn its_tokens_are_in_their_order(generator: &Arc<dyn Generator>) {
+    let Some(tokenizer) = generator.tokenizer() else { return };
+    let text = "The blue pump moves 40 litres – a minute.";
+    let tokens = tokenizer.tokens(text);
+    assert!(tokens.len() > 4, "{tokens:?}");
+    assert!(tokens.iter().all(|token| token.start <= token.end && token.end <= text.len()), "{tokens:?}");
+    assert!(tokens.is_sorted_by_key(|token| token.start), "{tokens:?}");
 }

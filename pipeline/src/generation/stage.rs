@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::{
     citations::CitationFilter,
-    prompt::{NOT_FOUND, PromptBuilder},
+    prompt::{NOT_FOUND, Prompt, PromptBuilder},
 };
 use crate::{
     domain::{
@@ -20,7 +20,7 @@ use crate::{
     },
     lifecycle::Lifecycle,
     pipelines::{Pipelines, QueryPipeline},
-    ports::{Generated, GenerationRequest, Generator, Namespace, Outcome},
+    ports::{Generated, GenerationRequest, Generator, Namespace, Outcome, Place, Tokenize},
     retrieval::{Retriever, SearchRequest, answer_key, query_of, read},
     stage::{JobStage, StageContext, StageError, millis},
 };
@@ -64,6 +64,17 @@ impl GenerationStage {
 
 #[async_trait]
 impl JobStage for GenerationStage {
+    /// A place with every generator that a pipeline names: which of them the next job needs is known only once it is taken.
+    async fn place(&self) -> Place {
+        let mut place = Place::default();
+        for (name, generator) in &self.generators {
+            if self.pipelines.query.values().any(|pipeline| pipeline.generate.generator == *name) {
+                place = place.and(generator.place().await);
+            }
+        }
+        place
+    }
+
     async fn run(&self, job: &Job, context: &StageContext) -> Result<Outcome, StageError> {
         let (spec, pipeline) = query_of(job, &self.pipelines)?;
         let name = &pipeline.generate.generator;
@@ -140,7 +151,7 @@ impl GenerationStage {
         let answer_tokens = spec.generation.max_tokens as usize;
         let room = generator.context_tokens().map_or(usize::MAX, |most| most.saturating_sub(answer_tokens));
         let budget = pipeline.generate.max_prompt_tokens.min(room);
-        let prompt = PromptBuilder::new(Some(budget), None).build(&spec.query, passages).map_err(failed)?;
+        let prompt = prompt(generator.tokenizer(), budget, &spec.query, passages).await?;
         let passages = &passages[..prompt.included];
         let request = GenerationRequest {
             question: spec.query.clone(),
@@ -210,6 +221,26 @@ impl GenerationStage {
             warn!(job_id = %job.id, %error, "answer not cached");
         }
     }
+}
+
+/// The prompt within its budget. A tokeniser takes its time over it, and does so on a thread that may be kept; an estimate is quick.
+async fn prompt(
+    tokenizer: Option<Arc<dyn Tokenize>>,
+    budget: usize,
+    question: &str,
+    passages: &[Passage],
+) -> Result<Prompt, StageError> {
+    let Some(tokenizer) = tokenizer else {
+        return PromptBuilder::new(Some(budget), None).build(question, passages).map_err(failed);
+    };
+    let (question, passages) = (question.to_owned(), passages.to_vec());
+    let build =
+        move || PromptBuilder::new(Some(budget), Some(tokenizer.as_ref())).build(&question, &passages);
+    let built = tokio::task::spawn_blocking(build).await.map_err(|error| StageError::Retry {
+        error: JobError::retryable("internal", format!("the prompt was not built: {error}")),
+        after: None,
+    })?;
+    built.map_err(failed)
 }
 
 fn failed(error: crate::ports::ModelError) -> StageError {

@@ -1,10 +1,10 @@
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use tokio_util::sync::CancellationToken;
 
-use super::ModelError;
+use super::{ModelError, Tokenize};
 use crate::domain::{Degraded, FinishReason, GenerationOptions, Passage, Usage};
 
 /// What a generator is asked. A language model uses the prompt; the extractive one the question and passages.
@@ -40,6 +40,25 @@ pub enum Generated {
     },
 }
 
+/// A place for one more text, kept until it is dropped.
+#[derive(Default)]
+pub struct Place(Vec<Box<dyn Any + Send + Sync>>);
+
+impl Place {
+    /// A place that is given back when `kept` is dropped.
+    #[must_use]
+    pub fn keeping(kept: impl Any + Send + Sync) -> Self {
+        Self(vec![Box::new(kept)])
+    }
+
+    /// Both places as one.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+}
+
 /// Writes answers.
 ///
 /// **Contract**
@@ -48,6 +67,7 @@ pub enum Generated {
 /// - Dropping the stream does the same.
 /// - What it had to do without is named once in `degraded`, and the text is whole all the same.
 /// - Errors say what to do: too long, permanent, try later.
+/// - One that has nothing to do has a place.
 #[async_trait]
 pub trait Generator: Send + Sync {
     /// The name that results carry as `model`.
@@ -55,6 +75,17 @@ pub trait Generator: Send + Sync {
 
     /// How many tokens the prompt may have; none where there is no limit.
     fn context_tokens(&self) -> Option<usize>;
+
+    /// What counts the prompt's tokens as this generator does; none where nobody here can.
+    fn tokenizer(&self) -> Option<Arc<dyn Tokenize>> {
+        None
+    }
+
+    /// Waits until one more text could be begun soon. Workers ask before they take a job, so that what cannot be begun here stays on the queue
+    /// for others; the place counts as taken until it is dropped. Who has none may ask all the same, and is told to try later at worst.
+    async fn place(&self) -> Place {
+        Place::default()
+    }
 
     /// Begins to write.
     async fn generate(

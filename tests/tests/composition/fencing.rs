@@ -10,12 +10,13 @@ use std::{
 
 use async_trait::async_trait;
 use raglan_pipeline::{
-    domain::{EventType, Job, JobStatus, Stage, now},
+    domain::{EventType, Job, JobError, JobStatus, Stage, now},
     lifecycle::LifecycleSettings,
-    ports::{Outcome, Taken},
+    ports::{Outcome, Place, Taken},
     stage::{JobStage, StageContext, StageError},
 };
 use raglan_workers::Role;
+use tokio::sync::Semaphore;
 
 use crate::world::World;
 
@@ -104,4 +105,39 @@ async fn a_long_stage_keeps_its_lease_and_a_cancel_reaches_it() {
     assert_eq!(ended.status, JobStatus::Cancelled);
     let events = world.lifecycle.events.read(id).await.unwrap();
     assert_eq!(events.last().unwrap().kind, EventType::Cancelled);
+}
+
+/// Has one place, and remembers how many jobs it ever had at once.
+struct Narrow {
+    room: Arc<Semaphore>,
+    inside: AtomicU32,
+    most: AtomicU32,
+}
+
+#[async_trait]
+impl JobStage for Narrow {
+    async fn place(&self) -> Place {
+        Place::keeping(self.room.clone().acquire_owned().await.unwrap())
+    }
+
+    async fn run(&self, _job: &Job, _context: &StageContext) -> Result<Outcome, StageError> {
+        self.most.fetch_max(self.inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+        Err(StageError::Permanent(JobError::permanent("seen", "it was here")))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_is_taken_than_the_stage_has_places_for() {
+    let mut world = World::new(LifecycleSettings::default()).await;
+    let (inside, most) = (AtomicU32::new(0), AtomicU32::new(0));
+    let narrow = Arc::new(Narrow { room: Arc::new(Semaphore::new(1)), inside, most });
+    world.replace(Stage::Retrieval, narrow.clone());
+    world.start(&Role::ALL);
+    let jobs = futures::future::join_all((0..6).map(|_| world.ask("Who is next?"))).await;
+    for job in jobs {
+        assert_eq!(world.ended(job).await.status, JobStatus::Failed);
+    }
+    assert_eq!(narrow.most.load(Ordering::SeqCst), 1);
 }

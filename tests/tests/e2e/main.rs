@@ -10,6 +10,7 @@ mod evaluation;
 mod files;
 mod formats;
 mod idempotency;
+mod language_model;
 mod lifetime;
 mod malformed;
 mod openapi;

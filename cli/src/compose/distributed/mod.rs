@@ -3,7 +3,7 @@
 mod servers;
 mod vectors;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::bail;
 use raglan_backends::{
@@ -39,6 +39,7 @@ use super::{
     Models,
     core::{self, Core, Metrics},
     folder::{Lock, slot},
+    generators::generators,
     health::{Probe, ProcessHealth},
     indexes::Indexes,
 };
@@ -86,6 +87,11 @@ impl Distributed {
         let (servers, models) = tokio::join!(connect(&config), models);
         let (servers, models) = together(servers, models, secrets.as_ref().err())?;
         let vectors = vectors(&config, &models).await?;
+        let generators = if roles.contains(&Role::Generation) {
+            generators(&config, &models).await?
+        } else {
+            BTreeMap::new()
+        };
 
         let instance = Uuid::now_v7();
         let coordination: Arc<dyn Coordination> =
@@ -133,6 +139,7 @@ impl Distributed {
             searchers: Arc::new(Fleet::new(coordination, replication.clone(), vectors.shared())),
             documents,
             retriever: retriever.clone(),
+            generators,
             models,
             config,
         };
@@ -160,7 +167,7 @@ impl Distributed {
             replication.caught_up().await;
         }
         if !self.roles.is_empty() {
-            self.workers = Some(self.core.workers(&self.roles, &self.stop_workers)?);
+            self.workers = Some(self.core.workers(&self.roles, &self.stop_workers));
         }
         Ok(())
     }

@@ -1,0 +1,260 @@
+//! A model at work: a thread of its own, which many requests share.
+
+mod device;
+mod metrics;
+mod request;
+mod run;
+mod settings;
+mod text;
+mod writer;
+
+use std::{
+    ops::Range,
+    sync::{Arc, mpsc},
+};
+
+use candle_core::{DType, Device};
+
+use self::{
+    device::Needs,
+    run::{Runner, Submission},
+    text::Texts,
+};
+pub use self::{
+    metrics::{Observer, Snapshot},
+    request::{Output, Prompt, Reason, Request, Sampling, Sink, Ticket},
+    settings::{BLOCK_SIZE, CacheSize, DeviceChoice, EngineSettings, NumberType, Quantization},
+    text::TOKENIZER,
+};
+use crate::{
+    LoadError, RequestError,
+    cache::KvCache,
+    config::{self, ModelConfig},
+    model::Model,
+    scheduler::{Limits, Scheduler},
+    weights::{GgufFile, ModelFiles, Weights},
+};
+
+/// Told how many of how many bytes of weights are loaded, on the engine's thread.
+pub type LoadProgress = Box<dyn Fn(u64, u64) + Send + Sync>;
+
+/// What is known of an engine once it runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineInfo {
+    /// Where it runs: `cpu` or `cuda:0`.
+    pub device: String,
+    /// In which numbers it computes: `f32`, `bf16` or `f16`.
+    pub dtype: &'static str,
+    /// The shape of its model.
+    pub config: ModelConfig,
+    /// What bounds its work.
+    pub limits: Limits,
+    /// Bytes of the model's weights on the device, as they were reckoned from its shape.
+    pub weight_bytes: u64,
+    /// Bytes of the cache.
+    pub cache_bytes: u64,
+}
+
+/// An engine. It works while this exists; dropping it ends what is under way.
+pub struct Engine {
+    info: EngineInfo,
+    texts: Arc<Texts>,
+    submissions: mpsc::Sender<Submission>,
+}
+
+/// What loading gives.
+struct Loaded {
+    runner: Runner,
+    info: EngineInfo,
+    texts: Arc<Texts>,
+}
+
+impl Engine {
+    /// Loads a model and starts its thread. It takes as long as the weights take to be read, and blocks.
+    ///
+    /// # Errors
+    /// [`LoadError`] where the model, the device or the settings do not allow it.
+    pub fn start(
+        settings: EngineSettings,
+        progress: LoadProgress,
+        observer: Observer,
+    ) -> Result<Self, LoadError> {
+        Self::start_with(settings, progress, observer, None)
+    }
+
+    /// As [`Self::start`]; `overlap` says whether texts are passed on while the next step is computed, where it is given.
+    pub(crate) fn start_with(
+        settings: EngineSettings,
+        progress: LoadProgress,
+        observer: Observer,
+        overlap: Option<bool>,
+    ) -> Result<Self, LoadError> {
+        let (submissions, queue) = mpsc::channel();
+        let (told, loaded) = mpsc::sync_channel(1);
+        // Everything that touches the device happens on its thread.
+        let thread = move || {
+            let mut runner = match load(&settings, &*progress, observer) {
+                Ok(Loaded { runner, info, texts }) => {
+                    let _ = told.send(Ok((info, texts)));
+                    runner
+                }
+                Err(error) => {
+                    let _ = told.send(Err(error));
+                    return;
+                }
+            };
+            runner.overlap = overlap.unwrap_or(runner.overlap);
+            runner.run(&queue);
+            run::refuse(&queue, "its device failed again and again");
+        };
+        std::thread::Builder::new()
+            .name("raglan-engine".to_owned())
+            .spawn(thread)
+            .map_err(|error| LoadError::Device(format!("no thread could be started: {error}")))?;
+        let (info, texts) =
+            loaded.recv().map_err(|_| LoadError::Device("loading the model panicked".to_owned()))??;
+        Ok(Self { info, texts, submissions })
+    }
+
+    /// Looks at all that can be looked at without loading the weights: files, shape, tokeniser, template, device and memory. It blocks. Answers
+    /// with the device and the model's shape.
+    ///
+    /// # Errors
+    /// [`LoadError`] where [`Self::start`] would not succeed.
+    pub fn check(settings: &EngineSettings) -> Result<(String, ModelConfig), LoadError> {
+        let Prepared { config, device, .. } = prepare(settings)?;
+        Ok((device::name(&device), config))
+    }
+
+    /// What is known of it.
+    #[must_use]
+    pub fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    /// The most tokens of a sequence, its answer included.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        self.info.limits.longest()
+    }
+
+    /// How many tokens a prompt has. It takes as long as the text is: not for an asynchronous runtime's threads.
+    ///
+    /// # Errors
+    /// [`RequestError::Invalid`] where it cannot be tokenised.
+    pub fn count_tokens(&self, prompt: &Prompt) -> Result<usize, RequestError> {
+        self.texts.tokens(prompt).map(|tokens| tokens.len())
+    }
+
+    /// The byte range of each token of a text by itself, special tokens left out. It takes as long as the text is.
+    ///
+    /// # Errors
+    /// [`RequestError::Invalid`] where it cannot be tokenised.
+    pub fn token_ranges(&self, text: &str) -> Result<Vec<Range<usize>>, RequestError> {
+        let encoding = self.texts.tokenizer.encode(text, false);
+        let encoding = encoding.map_err(|error| RequestError::Invalid(error.to_string()))?;
+        Ok(encoding.get_offsets().iter().map(|&(start, end)| start..end).collect())
+    }
+
+    /// Begins a text; what comes of it goes to `sink`. The prompt is tokenised on the caller's thread: not for an asynchronous runtime's threads.
+    ///
+    /// # Errors
+    /// [`RequestError`] where the request is not valid or the engine has stopped. What is refused later, for its length or because too many
+    /// wait, is told to the sink.
+    pub fn submit(&self, request: Request, sink: Sink) -> Result<Ticket, RequestError> {
+        request.sampling.check()?;
+        let tokens = self.texts.tokens(&request.prompt)?;
+        let (ticket, cancelled) = Ticket::new();
+        let submission = Submission { request, tokens, cancelled, sink };
+        self.submissions
+            .send(submission)
+            .map_err(|_| RequestError::Stopped("its thread has ended".to_owned()))?;
+        Ok(ticket)
+    }
+}
+
+/// A model that was looked at and not loaded.
+struct Prepared {
+    files: ModelFiles,
+    config: ModelConfig,
+    texts: Texts,
+    device: Device,
+    dtype: DType,
+    context_tokens: usize,
+}
+
+/// Checks all that can be checked without reading the weights.
+fn prepare(settings: &EngineSettings) -> Result<Prepared, LoadError> {
+    for (name, value) in [("max_batch_tokens", settings.batch_tokens), ("max_sequences", settings.sequences)]
+    {
+        if value == 0 {
+            return Err(LoadError::Settings(format!("{name} must be at least 1")));
+        }
+    }
+    let files = ModelFiles::find(&settings.model)?;
+    let (config, template) = match &files {
+        ModelFiles::Safetensors { folder, .. } => (ModelConfig::read(folder)?, None),
+        ModelFiles::Gguf { file, .. } => {
+            let file = GgufFile::open(file)?;
+            let template = file.text("tokenizer.chat_template").map(str::to_owned);
+            (config::of_gguf(&file)?, template)
+        }
+    };
+    let texts =
+        Texts::read(files.folder(), config.end_tokens.clone(), template.as_deref(), config.vocabulary)?;
+    let device = device::open(settings.device)?;
+    let dtype = settings.dtype.resolve(!device.is_cpu(), config.stored.as_deref());
+    let context_tokens = settings.context_tokens.unwrap_or(config.positions).min(config.positions).max(1);
+    let prepared = Prepared { files, config, texts, device, dtype, context_tokens };
+    prepared.needs(settings).check(&prepared.device)?;
+    Ok(prepared)
+}
+
+impl Prepared {
+    fn needs<'a>(&'a self, settings: &'a EngineSettings) -> Needs<'a> {
+        Needs {
+            config: &self.config,
+            settings,
+            dtype: self.dtype,
+            quantize: settings.quantize.kind(),
+            context_tokens: self.context_tokens,
+        }
+    }
+}
+
+fn load(
+    settings: &EngineSettings,
+    progress: &(dyn Fn(u64, u64) + Send + Sync),
+    observer: Observer,
+) -> Result<Loaded, LoadError> {
+    let prepared = prepare(settings)?;
+    let Prepared { files, config, device, dtype, context_tokens, .. } = &prepared;
+    let (dtype, quantize) = (*dtype, settings.quantize.kind());
+    let mut weights = Weights::open(files, device, dtype, quantize, progress)?;
+    let model = Model::load(config, &mut weights, *context_tokens)?;
+    drop(weights);
+    let blocks = prepared.needs(settings).blocks(device)?;
+    let failed = |error: candle_core::Error| LoadError::device(&error);
+    let cache = KvCache::new(config, blocks, BLOCK_SIZE, dtype, device).map_err(failed)?;
+    let scheduler = Scheduler::new(Limits {
+        blocks,
+        block_size: BLOCK_SIZE,
+        batch_tokens: settings.batch_tokens,
+        sequences: settings.sequences,
+        waiting: settings.waiting,
+        context_tokens: *context_tokens,
+    });
+    let cache_numbers = blocks * BLOCK_SIZE * config.cache_numbers_per_token();
+    let info = EngineInfo {
+        device: device::name(device),
+        dtype: dtype.as_str(),
+        limits: *scheduler.limits(),
+        weight_bytes: crate::weights::weight_bytes(config, dtype, quantize),
+        cache_bytes: (cache_numbers * dtype.size_in_bytes()) as u64,
+        config: config.clone(),
+    };
+    let Prepared { texts, device, .. } = prepared;
+    let texts = Arc::new(texts);
+    let runner = Runner::new(model, cache, scheduler, texts.clone(), device, observer);
+    Ok(Loaded { runner, info, texts })
+}
