@@ -11,6 +11,7 @@ use tracing::warn;
 use crate::{
     domain::{Event, EventType, Job, JobId, Tenant, now},
     ports::{self, EventLog, JobStore, PortResult},
+    submit::delta,
     view::Views,
 };
 
@@ -144,8 +145,9 @@ impl Follow {
                         };
                         let Some(kind) = EventType::ending(job.status) else { continue };
                         // The event follows the commit by a moment; only when it has not come by the next look is it lost.
+                        let long_ago = job.completed_at.is_some_and(|at| now() - at > delta(RECHECK));
                         let kept = self.events.read(id).await.unwrap_or_default();
-                        if !ended_at_last_look && !kept.is_empty() {
+                        if !ended_at_last_look && !long_ago && !kept.is_empty() {
                             ended_at_last_look = true;
                             continue;
                         }
