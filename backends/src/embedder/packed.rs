@@ -79,15 +79,11 @@ impl Embedder for PackedEmbedder {
     }
 
     async fn embed(&self, texts: Vec<String>, purpose: EmbedPurpose) -> Result<Vec<Embedding>, ModelError> {
-        let (lane, prefix) = match purpose {
-            EmbedPurpose::Query => (Lane::Query, &self.config.query_prefix),
-            EmbedPurpose::Passage => (Lane::Passage, &self.config.passage_prefix),
-            EmbedPurpose::Candidate => (Lane::Query, &self.config.passage_prefix),
+        let lane = match purpose {
+            EmbedPurpose::Query | EmbedPurpose::Candidate => Lane::Query,
+            EmbedPurpose::Passage => Lane::Passage,
         };
-        let texts = match prefix.as_str() {
-            "" => texts,
-            prefix => texts.into_iter().map(|text| format!("{prefix}{text}")).collect(),
-        };
+        let texts = self.config.prefixes.before(texts, purpose);
         let vectors = self.engine.run(texts, lane).await?;
         let embedding = |(vector, read): (Vec<f32>, Read)| Embedding {
             vector,

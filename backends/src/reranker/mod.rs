@@ -2,3 +2,5 @@
 
 #[cfg(feature = "models")]
 pub mod packed;
+#[cfg(feature = "http")]
+pub mod remote;
