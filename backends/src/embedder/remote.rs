@@ -215,7 +215,10 @@ impl Embedder for RemoteEmbedder {
         };
         let pieces = self.pieces(self.prefixes.before(texts, purpose)).await?;
         let batches = self.batches(pieces).into_iter().map(|batch| self.embeddings(call, batch));
-        Ok(try_join_all(batches).await?.into_iter().flatten().collect())
+        let embeddings: Vec<Embedding> = try_join_all(batches).await?.into_iter().flatten().collect();
+        let tokens = embeddings.iter().map(|embedding| embedding.tokens as u64).sum();
+        metrics::counter!("raglan_model_tokens_total", "model" => "embedder").increment(tokens);
+        Ok(embeddings)
     }
 }
 

@@ -19,7 +19,7 @@ pub async fn run(config: &Config, models: Models) -> anyhow::Result<()> {
     let Models::Pull { json } = models;
     let folder = embedding_model(&config.models).await?;
     let Some(folder) = folder else {
-        Stderr::new().line("the configuration wants no embedding model");
+        Stderr::new().line("the configuration wants no embedding model in this process");
         return if json { crate::print_json(&serde_json::json!({"model": null})) } else { Ok(()) };
     };
     if json {

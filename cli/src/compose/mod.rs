@@ -6,10 +6,12 @@ mod embedded;
 mod folder;
 mod health;
 mod indexes;
+mod model_servers;
 mod models;
 mod secrets;
 
 pub use distributed::{Distributed, DistributedParts, Problems, destroy, migrate};
 pub use embedded::{Embedded, EmbeddedParts};
 pub use folder::lock;
+pub use model_servers::{remote_embedder, remote_reranker};
 pub use models::{Models, embedding_model};

@@ -2,9 +2,11 @@
 
 mod load;
 mod model;
+mod models;
 
 pub use load::{load, redacted};
 pub use model::*;
+pub use models::*;
 
 /// The default configuration with its comments, as `raglan config` prints it.
 pub const DEFAULTS: &str = include_str!("default.yaml");

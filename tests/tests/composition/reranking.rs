@@ -10,9 +10,9 @@ use std::{
 
 use async_trait::async_trait;
 use raglan_pipeline::{
-    domain::{Degraded, JobResult, JobStatus, QueryResult},
+    domain::{Degraded, JobResult, JobStatus, Retrieved},
     lifecycle::LifecycleSettings,
-    ports::{ModelError, Reranker},
+    ports::{ModelError, Namespace, Reranker},
 };
 use raglan_workers::Role;
 
@@ -85,16 +85,18 @@ const DOCUMENTS: [(&str, &str); 3] = [
 ];
 const QUESTION: &str = "With what does the lamp of the lighthouse burn?";
 
-async fn ask(world: &World, pipeline: &str) -> QueryResult {
+/// What was retrieved for the question; what could not take part is told in the job's result too.
+async fn ask(world: &World, pipeline: &str) -> Retrieved {
     let job = world.ended(world.ask_by(pipeline, QUESTION).await).await;
-    match job.result {
-        Some(JobResult::Query(result)) => result,
-        other => panic!("no answer: {other:?}, {:?}", job.error),
-    }
+    let Some(JobResult::Query(result)) = &job.result else { panic!("no answer: {job:#?}") };
+    let stashed = world.lifecycle.cache.get(Namespace::Passages, &job.id.to_string()).await.unwrap().unwrap();
+    let retrieved: Retrieved = serde_json::from_slice(&stashed).unwrap();
+    assert_eq!(result.degraded, retrieved.degraded);
+    retrieved
 }
 
-fn order(result: &QueryResult) -> Vec<&str> {
-    result.passages.iter().map(|passage| passage.record.external_id.as_str()).collect()
+fn order(retrieved: &Retrieved) -> Vec<&str> {
+    retrieved.passages.iter().map(|passage| passage.record.external_id.as_str()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

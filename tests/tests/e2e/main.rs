@@ -12,6 +12,7 @@ mod formats;
 mod idempotency;
 mod lifetime;
 mod malformed;
+mod model_servers;
 mod openapi;
 mod polling;
 mod questions;
