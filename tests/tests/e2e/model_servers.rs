@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
-use raglan_tests::{ServerOptions, Shape, raglan};
+use raglan_tests::{Server, ServerOptions, raglan};
 use serde_json::{Value, json};
 
 use crate::corpus::{QUESTION, found, handbook, server_with};
@@ -194,18 +194,25 @@ async fn a_server_that_does_not_fit_is_found_out_before_ready() {
     let output = raglan(folder.path(), &[], &["check"]).await.expect_code(2);
     assert!(output.stdout.contains("401") && !output.stdout.contains("sk-another-key"), "{output:#?}");
 
-    // Down: without a dimension nothing can start; with it, everything that needs no vectors works.
+    // Down: without a dimension nothing can start; with it everything does, and vectors come when the server is back.
     models.set_down(&["/v1/embeddings"]);
     with(Value::Null, KEY);
     let output = raglan(folder.path(), &[], &serve).await;
     assert!(output.code.is_some_and(|code| code != 0), "{output:#?}");
-    assert!(output.stderr.contains("503"), "{output:#?}");
-    if Shape::of_this_run() == Shape::Embedded {
-        let options = ServerOptions::default()
-            .with(config(&address))
-            .with(json!({"models": {"embedding": {"dimension": DIMENSION}}}));
-        let server = raglan_tests::Server::start(options).await;
-        let hits = server.api().search(&json!({"query": QUESTION})).await;
-        assert_eq!(hits["degraded"], json!(["embedder"]), "{hits:#}");
-    }
+    assert!(output.stderr.contains("models.embedding") && output.stderr.contains("503"), "{output:#?}");
+    let options = ServerOptions::default()
+        .with(config(&address))
+        .with(json!({"models": {"embedding": {"dimension": DIMENSION}}}));
+    let server = Server::start(options).await;
+    models.set_down(&[]);
+    server.api().ingest(&handbook()).await;
+    let question = json!({"query": QUESTION, "mode": "vector"});
+    let hits = server.api().search(&question).await;
+    assert_eq!(
+        (&hits["degraded"], found(&hits)[0].as_str()),
+        (&json!([]), "handbook/returns.md"),
+        "{hits:#}"
+    );
+    models.set_down(&["/v1/embeddings"]);
+    assert_eq!(server.api().search(&question).await["degraded"], json!(["embedder"]));
 }
