@@ -8,11 +8,12 @@ use std::{
 
 use anyhow::Context;
 use raglan_backends::{
-    embedder::packed::{EmbedderSettings, PackedEmbedder},
+    embedder::local::{EmbedderSettings, LocalEmbedder},
     models::{
-        BatchSettings, ModelFolder, ModelSource, ModelSpec, Precision, Progress, default_cache_dir, fetch,
+        BatchSettings, GpuPrecision, ModelFolder, ModelSource, ModelSpec, Placement, Precision, Progress,
+        default_cache_dir, fetch,
     },
-    reranker::packed::PackedReranker,
+    reranker::local::LocalReranker,
 };
 use raglan_pipeline::{
     decorators::breaker::{BreakerEmbedder, BreakerReranker, BreakerSettings, CircuitBreaker},
@@ -151,20 +152,23 @@ async fn reranker(settings: &config::Models) -> anyhow::Result<Option<Arc<dyn Re
     Ok(Some(Arc::new(BreakerReranker::new(reranker, breaker))))
 }
 
-fn batches(settings: &config::EmbeddingModel) -> BatchSettings {
-    let mut batches = BatchSettings::default();
+fn batches(settings: &config::EmbeddingModel, placement: Placement) -> BatchSettings {
+    let mut batches = BatchSettings::of(placement);
     batches.batch_tokens = settings.batch_tokens.unwrap_or(batches.batch_tokens);
-    if settings.threads > 0 {
+    if settings.threads > 0 && matches!(placement, Placement::Cpu(_)) {
         batches.workers = settings.threads;
     }
     batches
 }
 
-fn precision(configured: Option<config::Precision>) -> Precision {
-    match configured {
-        None | Some(config::Precision::Int8) => Precision::Int8,
-        // The configuration has no f16 on the CPU.
-        Some(config::Precision::F32 | config::Precision::F16) => Precision::F32,
+/// The configuration has made sure that device and numbers fit each other.
+fn placement(device: config::Device, precision: Option<config::Precision>) -> Placement {
+    use config::Precision::{F16, F32, Int8};
+    match (device, precision) {
+        (config::Device::Cpu, None | Some(Int8 | F16)) => Placement::Cpu(Precision::Int8),
+        (config::Device::Cpu, Some(F32)) => Placement::Cpu(Precision::F32),
+        (config::Device::Cuda(number), Some(F32)) => Placement::Cuda(number, GpuPrecision::F32),
+        (config::Device::Cuda(number), None | Some(Int8 | F16)) => Placement::Cuda(number, GpuPrecision::F16),
     }
 }
 
@@ -172,19 +176,20 @@ async fn local_embedder(
     folder: ModelFolder,
     settings: &config::EmbeddingModel,
 ) -> anyhow::Result<Arc<dyn Embedder>> {
-    let batches = batches(settings);
+    let placement = placement(settings.device, settings.precision);
+    let batches = batches(settings, placement);
     let settings = EmbedderSettings {
-        precision: precision(settings.precision),
+        placement,
         query_prefix: settings.query_prefix.clone(),
         passage_prefix: settings.passage_prefix.clone(),
     };
-    let load = move || PackedEmbedder::load(&folder, &settings, &batches);
-    Ok(Arc::new(tokio::task::spawn_blocking(load).await??))
+    let load = move || LocalEmbedder::load(&folder, &settings, &batches);
+    Ok(Arc::new(tokio::task::spawn_blocking(load).await?.context("models.embedding")?))
 }
 
 async fn local_reranker(path: &Path, settings: &config::Models) -> anyhow::Result<Arc<dyn Reranker>> {
-    let (path, batches) = (path.to_owned(), batches(&settings.embedding));
-    let precision = precision(settings.reranker.precision);
-    let load = move || PackedReranker::load(&ModelFolder::open(&path)?, precision, &batches);
-    Ok(Arc::new(tokio::task::spawn_blocking(load).await??))
+    let placement = placement(settings.reranker.device, settings.reranker.precision);
+    let (path, batches) = (path.to_owned(), batches(&settings.embedding, placement));
+    let load = move || LocalReranker::load(&ModelFolder::open(&path)?, placement, &batches);
+    Ok(Arc::new(tokio::task::spawn_blocking(load).await?.context("models.reranker")?))
 }

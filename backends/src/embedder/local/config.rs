@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{super::prefixes::Prefixes, EmbedderSettings, pooling::Pooling};
-use crate::models::{LoadError, ModelFolder, Precision, max_tokens};
+use crate::models::{LoadError, ModelFolder, Placement, max_tokens};
 
 /// Everything besides weights and precision that changes a model's vectors.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,12 +56,8 @@ impl EmbeddingConfig {
     }
 
     /// Names the model and all that changes its vectors: `all-MiniLM-L6-v2@53aa51172d14-mean-256-int8`.
-    pub(super) fn model_id(&self, folder: &ModelFolder, precision: Precision) -> String {
-        let numbers = match precision {
-            Precision::Int8 => "int8",
-            Precision::F32 => "f32",
-        };
-        let (pooling, prefixes) = (self.pooling.name(), self.prefixes.mark());
+    pub(super) fn model_id(&self, folder: &ModelFolder, placement: Placement) -> String {
+        let (pooling, prefixes, numbers) = (self.pooling.name(), self.prefixes.mark(), placement.numbers());
         format!("{}-{pooling}-{}{prefixes}-{numbers}", folder.id(), self.max_tokens)
     }
 }
