@@ -19,6 +19,8 @@ mod http_client;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub mod job_store;
 pub mod keyword_index;
+#[cfg(feature = "http")]
+pub mod model_server;
 #[cfg(feature = "models")]
 pub mod models;
 #[cfg(feature = "parsers")]

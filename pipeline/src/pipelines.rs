@@ -107,7 +107,7 @@ impl Default for Fusion {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RerankSettings {
-    /// How many of the fused list are scored.
+    /// How many of the fused list are scored; never fewer than the passages that were asked for.
     pub candidates: usize,
     /// How long it may take, in milliseconds; after that the fused order stands and the result says so.
     pub deadline_ms: u64,

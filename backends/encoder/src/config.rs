@@ -8,7 +8,8 @@ use crate::{CONFIG, EncoderError};
 
 /// Families whose layers are BERT's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
+pub enum Family {
+    /// BERT itself: positions are counted from 0.
     Bert,
     /// RoBERTa, XLM-RoBERTa and CamemBERT: positions are counted from behind the padding token's id.
     Roberta,
@@ -16,30 +17,40 @@ pub(crate) enum Family {
 
 /// The function between the two halves of a layer's feed-forward part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Activation {
+pub enum Activation {
+    /// Exact, with the error function.
     Gelu,
+    /// Its approximation with a hyperbolic tangent.
     GeluTanh,
+    /// What is negative becomes 0.
     Relu,
 }
 
 /// The shape of an encoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncoderConfig {
-    pub(crate) family: Family,
-    pub(crate) vocabulary: usize,
+    /// Whose layers it has.
+    pub family: Family,
+    /// Tokens that it knows.
+    pub vocabulary: usize,
     /// The length of a token's state.
     pub width: usize,
-    pub(crate) layers: usize,
-    pub(crate) heads: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Heads of its attention.
+    pub heads: usize,
     /// The length of a token's state between the two halves of the feed-forward part.
-    pub(crate) inner: usize,
-    pub(crate) activation: Activation,
-    pub(crate) epsilon: f32,
-    pub(crate) types: usize,
+    pub inner: usize,
+    /// Between the halves of the feed-forward part.
+    pub activation: Activation,
+    /// Of the layer norms.
+    pub epsilon: f32,
+    /// Types of tokens that it knows; 0 is as one that adds nothing.
+    pub types: usize,
     /// Rows of the table of positions.
-    pub(crate) position_rows: usize,
+    pub position_rows: usize,
     /// The row of a text's first token.
-    pub(crate) first_position: usize,
+    pub first_position: usize,
 }
 
 #[derive(Deserialize)]
@@ -60,8 +71,11 @@ struct Raw {
 }
 
 impl EncoderConfig {
-    /// Reads `config.json`.
-    pub(crate) fn read(folder: &Path) -> Result<Self, EncoderError> {
+    /// Reads `config.json` in a model's folder.
+    ///
+    /// # Errors
+    /// [`EncoderError`] where it is missing or wrong, or of a model that is none of these.
+    pub fn read(folder: &Path) -> Result<Self, EncoderError> {
         let path = folder.join(CONFIG);
         let bytes =
             std::fs::read(&path).map_err(|source| EncoderError::Read { path: path.clone(), source })?;

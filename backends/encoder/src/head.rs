@@ -7,10 +7,14 @@ use crate::{EncoderError, Weights};
 /// The head of a cross-encoder: a dense layer with a hyperbolic tangent, then a classifier of one label. In `f32`, since there is one row a
 /// pair.
 pub struct ScoreHead {
-    dense: Vec<f32>,
-    dense_bias: Vec<f32>,
-    classifier: Vec<f32>,
-    classifier_bias: f32,
+    /// The first layer: for each output a row of as many weights as a state has values.
+    pub dense: Vec<f32>,
+    /// What is added to its outputs.
+    pub dense_bias: Vec<f32>,
+    /// The weights of the only output of the second.
+    pub classifier: Vec<f32>,
+    /// What is added to it.
+    pub classifier_bias: f32,
 }
 
 /// Where the layers of a head are kept, by family: the first of the two and the classifier.

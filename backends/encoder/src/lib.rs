@@ -24,7 +24,7 @@ pub mod tiny;
 mod weights;
 
 pub use self::{
-    config::EncoderConfig,
+    config::{Activation, EncoderConfig, Family},
     error::EncoderError,
     forward::{Encoder, States},
     head::ScoreHead,

@@ -69,7 +69,10 @@ impl Weights {
     }
 
     /// A tensor of the encoder, whatever the model puts before its name.
-    pub(crate) fn encoder(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, EncoderError> {
+    ///
+    /// # Errors
+    /// As of [`tensor`](Self::tensor).
+    pub fn encoder(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, EncoderError> {
         self.tensor(&format!("{}{name}", self.prefix), shape)
     }
 

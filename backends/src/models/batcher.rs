@@ -15,26 +15,59 @@ use std::{
 use raglan_pipeline::ports::ModelError;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::Placement;
+
 /// How a model's work is cut up and spread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchSettings {
-    /// Threads that run the model, each on its own batch.
+    /// Threads that run the model, each on its own batch; on a GPU there is one.
     pub workers: usize,
-    /// The most tokens of a batch; a longer text is a batch by itself. A query waits for at most one batch: smaller is more prompt. Texts are not
-    /// padded and run through the layers a few at a time, so larger ones are hardly faster.
+    /// The most tokens of a batch; a longer text is a batch by itself. A query waits for at most one batch: smaller is more prompt. On the processor
+    /// texts are not padded and run through the layers a few at a time, so larger ones are hardly faster; a GPU needs many to be busy.
     pub batch_tokens: usize,
     /// The most texts that wait in each lane; callers beyond wait for room. A call with more texts than this waits until it
     /// is alone.
     pub waiting_texts: usize,
+    /// Threads that tokenise; 0 is one for each four that run the model.
+    pub tokenizers: usize,
 }
 
 impl Default for BatchSettings {
-    /// One thread for each core that the process may use: the machine's, less what its affinity and its control group (both versions, on
-    /// Linux) take from it.
+    /// For the processor: one thread for each core that the process may use.
     fn default() -> Self {
-        let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { workers, batch_tokens: 256, waiting_texts: 2048 }
+        Self { workers: cores(), batch_tokens: 256, waiting_texts: 2048, tokenizers: 0 }
     }
+}
+
+impl BatchSettings {
+    /// For a model that runs there.
+    #[must_use]
+    pub fn of(placement: Placement) -> Self {
+        match placement {
+            Placement::Cpu(_) => Self::default(),
+            // One thread gives the GPU its work; it is the tokenisers that must keep up.
+            Placement::Cuda(..) => Self {
+                workers: 1,
+                batch_tokens: 16_384,
+                waiting_texts: 8_192,
+                tokenizers: cores().saturating_sub(1).clamp(1, 8),
+            },
+        }
+    }
+
+    pub(super) fn tokenizers(&self) -> usize {
+        /// So many threads of the encoder are kept busy by one that tokenises.
+        const WORKERS_PER_TOKENIZER: usize = 4;
+        match self.tokenizers {
+            0 => self.workers.div_ceil(WORKERS_PER_TOKENIZER),
+            tokenizers => tokenizers,
+        }
+    }
+}
+
+/// The cores that the process may use: the machine's, less what its affinity and its control group (both versions, on Linux) take from it.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// What a [`Batcher`] runs.

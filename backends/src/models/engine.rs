@@ -1,4 +1,4 @@
-//! What embedder and re-ranker have in common: texts are tokenised on threads of their own, and their tokens go through an encoder on
+//! What embedder and re-ranker have in common: texts are tokenised on threads of their own, and their tokens go through a model on
 //! others.
 
 use std::time::Instant;
@@ -11,8 +11,6 @@ use super::{BatchSettings, Batcher, Lane, LoadError, batcher::Work};
 
 /// Texts that are tokenised before the first of them goes on to the encoder, so that both work at once.
 const PIECE: usize = 16;
-/// So many threads of the encoder are kept busy by one that tokenises.
-const WORKERS_PER_TOKENIZER: usize = 4;
 
 /// Makes tokens of a text, and what is to be told of it.
 pub(crate) trait Tokenizing: Send + Sync + 'static {
@@ -25,51 +23,82 @@ pub(crate) trait Tokenizing: Send + Sync + 'static {
     fn tokenize(&self, input: &Self::Input) -> Result<(Sequence, Self::Note), String>;
 }
 
+/// An encoder, and what is read of the states that it ends with.
+pub(crate) trait Model: Send + Sync + 'static {
+    /// What it runs on, in words.
+    fn runs_on(&self) -> String;
+
+    /// The memory that its weights take, in bytes.
+    fn weights_bytes(&self) -> usize;
+
+    /// The numbers that are wanted of each text, in order: a vector, or a score.
+    fn answer(&self, batch: &[&Sequence]) -> Result<Vec<Vec<f32>>, String>;
+}
+
 /// Makes an answer of a text's states.
 pub(crate) trait Reading: Send + Sync + 'static {
     /// The numbers that are wanted of a text: a vector, or a score. `width` is the length of a state.
     fn read(&self, states: &[f32], width: usize) -> Vec<f32>;
 }
 
-/// A tokeniser and an encoder, each with its threads.
-pub(crate) struct Engine<T: Tokenizing, R: Reading> {
+/// A model on the processor.
+pub(crate) struct Packed<R: Reading> {
+    pub(crate) encoder: Encoder,
+    pub(crate) reading: R,
+}
+
+impl<R: Reading> Model for Packed<R> {
+    fn runs_on(&self) -> String {
+        self.encoder.kernels().to_owned()
+    }
+
+    fn weights_bytes(&self) -> usize {
+        self.encoder.bytes()
+    }
+
+    fn answer(&self, batch: &[&Sequence]) -> Result<Vec<Vec<f32>>, String> {
+        let width = self.encoder.config().width;
+        let read = |mut states: States<'_>| -> Vec<Vec<f32>> {
+            batch.iter().map(|text| self.reading.read(states.next(text.len()), width)).collect()
+        };
+        self.encoder.run(batch, read)
+    }
+}
+
+/// A tokeniser and a model, each with its threads.
+pub(crate) struct Engine<T: Tokenizing> {
     tokenizer: Batcher<Tokenizer<T>>,
-    encoder: Batcher<Reader<R>>,
+    encoder: Batcher<Reader>,
 }
 
 struct Tokenizer<T>(T);
 
-struct Reader<R> {
-    encoder: Encoder,
-    reading: R,
+struct Reader {
+    model: Box<dyn Model>,
     tokens: metrics::Counter,
     seconds: metrics::Histogram,
 }
 
-impl<T: Tokenizing, R: Reading> Engine<T, R> {
-    /// Starts the threads, and says once what runs, on which instructions, and what memory its weights take.
+impl<T: Tokenizing> Engine<T> {
+    /// Starts the threads, and says once what runs, on what, and what memory its weights take.
     pub(crate) fn start(
         part: &'static str,
-        model: &str,
-        (tokenizing, encoder, reading): (T, Encoder, R),
+        name: &str,
+        (tokenizing, model): (T, Box<dyn Model>),
         settings: &BatchSettings,
     ) -> Result<Self, LoadError> {
-        let (kernels, weights_bytes, threads) = (encoder.kernels(), encoder.bytes(), settings.workers);
-        tracing::info!(part, model, kernels, threads, weights_bytes, "model packed for the processor");
+        let (runs_on, weights_bytes) = (model.runs_on(), model.weights_bytes());
+        let (threads, tokenizers) = (settings.workers, settings.tokenizers());
+        tracing::info!(part, model = name, runs_on, threads, tokenizers, weights_bytes, "model ready to run");
         metrics::gauge!("raglan_model_weights_bytes", "model" => part).set(weights_bytes as f64);
         let reader = Reader {
-            encoder,
-            reading,
+            model,
             tokens: metrics::counter!("raglan_model_tokens_total", "model" => part),
             seconds: metrics::histogram!("raglan_model_batch_seconds", "model" => part),
         };
-        let tokenizers = BatchSettings {
-            workers: settings.workers.div_ceil(WORKERS_PER_TOKENIZER),
-            batch_tokens: 1,
-            waiting_texts: settings.waiting_texts,
-        };
+        let text = BatchSettings { workers: tokenizers, batch_tokens: 1, ..settings.clone() };
         Ok(Self {
-            tokenizer: Batcher::start(&format!("{part}-text"), Tokenizer(tokenizing), &tokenizers)
+            tokenizer: Batcher::start(&format!("{part}-text"), Tokenizer(tokenizing), &text)
                 .map_err(LoadError::Thread)?,
             encoder: Batcher::start(part, reader, settings).map_err(LoadError::Thread)?,
         })
@@ -115,7 +144,7 @@ impl<T: Tokenizing> Work for Tokenizer<T> {
     }
 }
 
-impl<R: Reading> Work for Reader<R> {
+impl Work for Reader {
     type Input = Sequence;
     type Output = Vec<f32>;
 
@@ -125,11 +154,7 @@ impl<R: Reading> Work for Reader<R> {
 
     fn run(&self, batch: &[&Sequence]) -> Result<Vec<Vec<f32>>, String> {
         let started = Instant::now();
-        let width = self.encoder.config().width;
-        let read = |mut states: States<'_>| -> Vec<Vec<f32>> {
-            batch.iter().map(|text| self.reading.read(states.next(text.len()), width)).collect()
-        };
-        let answers = self.encoder.run(batch, read)?;
+        let answers = self.model.answer(batch)?;
         self.tokens.increment(batch.iter().map(|text| text.len() as u64).sum());
         self.seconds.record(started.elapsed());
         if answers.iter().flatten().all(|value| value.is_finite()) {

@@ -66,6 +66,14 @@ pub enum LoadError {
         /// What it would need.
         reason: String,
     },
+    /// The device that it is to run on is not there, or has no room for it.
+    #[error("{device} cannot be used: {reason}")]
+    Device {
+        /// The device.
+        device: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// The system refused a thread for the model.
     #[error("no thread could be started for the model: {0}")]
     Thread(std::io::Error),
@@ -84,6 +92,13 @@ impl From<EncoderError> for LoadError {
 impl LoadError {
     pub(crate) fn invalid(path: &Path, reason: impl std::fmt::Display) -> Self {
         Self::Invalid { path: path.to_owned(), reason: reason.to_string() }
+    }
+
+    /// This program cannot use a GPU.
+    pub(crate) fn no_cuda(device: impl std::fmt::Display) -> Self {
+        let reason =
+            "this program was built without CUDA; build it with --features cuda, or run the model on the cpu";
+        Self::Device { device: device.to_string(), reason: reason.to_owned() }
     }
 
     pub(crate) fn unsupported(path: &Path, reason: impl std::fmt::Display) -> Self {

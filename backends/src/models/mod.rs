@@ -4,11 +4,14 @@
 
 mod batcher;
 mod cache;
+#[cfg(feature = "candle")]
+pub(crate) mod candle;
 mod engine;
 mod error;
 mod files;
 mod folder;
 mod hub;
+mod placement;
 mod progress;
 mod pypi;
 #[cfg(feature = "candle")]
@@ -29,9 +32,10 @@ use std::{
 
 pub use batcher::BatchSettings;
 pub(crate) use batcher::{Batcher, Lane};
-pub(crate) use engine::{Engine, Reading, Tokenizing};
+pub(crate) use engine::{Engine, Model, Packed, Reading, Tokenizing};
 pub use error::{FetchAttempt, FetchError, LoadError};
 pub use folder::ModelFolder;
+pub use placement::{GpuPrecision, Placement};
 pub use progress::{NoProgress, Progress};
 pub use raglan_encoder::Precision;
 pub(crate) use raglan_encoder::Sequence;

@@ -9,7 +9,7 @@ use super::{BatchSettings, ModelFolder};
 
 /// Several small batches at once, so that tests meet all that batching does.
 pub(crate) fn settings() -> BatchSettings {
-    BatchSettings { workers: 2, batch_tokens: 60, waiting_texts: 32 }
+    BatchSettings { workers: 2, batch_tokens: 60, waiting_texts: 32, tokenizers: 1 }
 }
 
 fn vocabulary() -> BTreeMap<String, usize> {

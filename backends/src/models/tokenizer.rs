@@ -1,6 +1,6 @@
 //! A model's tokeniser, with what its file says about cutting and padding undone.
 
-use std::ops::Range;
+use std::{ops::Range, path::Path};
 
 use raglan_pipeline::ports::Tokenize;
 use serde::Deserialize;
@@ -42,11 +42,19 @@ impl ModelTokenizer {
     /// # Errors
     /// [`LoadError`] where the file is missing or not a tokeniser.
     pub fn load(folder: &ModelFolder) -> Result<Self, LoadError> {
-        let path = folder.file(TOKENIZER);
-        let bytes = std::fs::read(&path).map_err(|source| LoadError::Read { path: path.clone(), source })?;
-        let mut inner = Tokenizer::from_bytes(bytes).map_err(|error| LoadError::invalid(&path, error))?;
+        Self::open(&folder.file(TOKENIZER))
+    }
+
+    /// Loads the tokeniser in this file, in the same way.
+    ///
+    /// # Errors
+    /// [`LoadError`] where the file is missing or not a tokeniser.
+    pub fn open(path: &Path) -> Result<Self, LoadError> {
+        let bytes =
+            std::fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+        let mut inner = Tokenizer::from_bytes(bytes).map_err(|error| LoadError::invalid(path, error))?;
         inner.with_padding(None);
-        inner.with_truncation(None).map_err(|error| LoadError::invalid(&path, error))?;
+        inner.with_truncation(None).map_err(|error| LoadError::invalid(path, error))?;
         Ok(Self { inner })
     }
 

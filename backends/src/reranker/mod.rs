@@ -1,4 +1,6 @@
 //! Re-rankers: see [`raglan_pipeline::ports::Reranker`].
 
 #[cfg(feature = "models")]
-pub mod packed;
+pub mod local;
+#[cfg(feature = "http")]
+pub mod remote;

@@ -56,7 +56,7 @@ pub async fn run(mut config: Config, serve: Serve) -> anyhow::Result<()> {
     let own_key = own_key();
     let stop_api = CancellationToken::new();
     let started = async {
-        let models = Models::load(&config.models).await?;
+        let models = Models::load(&config.models, config.startup.wait_s).await?;
         let render = recorder.clone();
         Embedded::start(
             EmbeddedParts {

@@ -3,23 +3,26 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use anyhow::Context;
 use raglan_backends::{
-    embedder::packed::{EmbedderSettings, PackedEmbedder},
+    embedder::local::{EmbedderSettings, LocalEmbedder},
     models::{
-        BatchSettings, ModelFolder, ModelSource, ModelSpec, Precision, Progress, default_cache_dir, fetch,
+        BatchSettings, GpuPrecision, ModelFolder, ModelSource, ModelSpec, Placement, Precision, Progress,
+        default_cache_dir, fetch,
     },
-    reranker::packed::PackedReranker,
+    reranker::local::LocalReranker,
 };
 use raglan_pipeline::{
-    decorators::breaker::{BreakerEmbedder, BreakerSettings, CircuitBreaker},
-    ports::Reranker,
+    decorators::breaker::{BreakerEmbedder, BreakerReranker, BreakerSettings, CircuitBreaker},
+    ports::{Embedder, Reranker},
     retrieval::EmbedderSlot,
 };
 use tracing::{info, warn};
 
+use super::{remote_embedder, remote_reranker};
 use crate::{config, terminal::Bar};
 
 /// The models that a process runs.
@@ -63,10 +66,11 @@ impl Progress for Download {
     }
 }
 
-/// The folder of the configured embedding model, fetched where it is not there yet. None where the configuration wants none.
+/// The folder of the configured embedding model, fetched where it is not there yet. None where the configuration wants none in this process.
 pub async fn embedding_model(settings: &config::Models) -> anyhow::Result<Option<ModelFolder>> {
     let embedding = &settings.embedding;
-    if embedding.path.is_none() && embedding.name == "none" {
+    let none = embedding.path.is_none() && embedding.name == "none";
+    if none || embedding.kind != config::EmbedderType::Local {
         return Ok(None);
     }
     let source = match &embedding.path {
@@ -104,65 +108,90 @@ impl Models {
         Self { embedder: EmbedderSlot::Off, reranker: None }
     }
 
-    /// Loads what the configuration names. An embedding model that cannot be had is no reason not to start: search is by keywords then, and
-    /// results say so. A re-ranker that is configured must load.
-    pub async fn load(settings: &config::Models) -> anyhow::Result<Self> {
-        let embedder = match embedding_model(settings).await {
-            Ok(Some(folder)) => load_embedder(folder, &settings.embedding).await?,
-            Ok(None) => EmbedderSlot::Off,
-            Err(error) if settings.embedding.path.is_some() => return Err(error),
+    /// Loads what the configuration names. A local embedding model that cannot be fetched is no reason not to start: search is by keywords then, and
+    /// results say so. Everything else that is configured must be there; a server may take `wait_s` to answer.
+    pub async fn load(settings: &config::Models, wait_s: u64) -> anyhow::Result<Self> {
+        let (embedder, reranker) = tokio::join!(embedder(settings, wait_s), reranker(settings));
+        Ok(Self { embedder: embedder?, reranker: reranker? })
+    }
+}
+
+async fn embedder(settings: &config::Models, wait_s: u64) -> anyhow::Result<EmbedderSlot> {
+    let embedding = &settings.embedding;
+    let embedder = if embedding.kind == config::EmbedderType::Local {
+        match embedding_model(settings).await {
+            Ok(Some(folder)) => local_embedder(folder, embedding).await?,
+            Ok(None) => return Ok(EmbedderSlot::Off),
+            Err(error) if embedding.path.is_some() => return Err(error),
             Err(error) => {
                 warn!("{error:#}");
                 warn!(
                     "starting without an embedding model: search is by keywords alone until one can be had and the process is started again"
                 );
-                EmbedderSlot::Missing
+                return Ok(EmbedderSlot::Missing);
             }
-        };
-        let reranker = match &settings.reranker.path {
-            Some(path) => Some(load_reranker(path, settings).await?),
-            None => None,
-        };
-        Ok(Self { embedder, reranker })
-    }
-}
-
-fn batches(settings: &config::EmbeddingModel) -> BatchSettings {
-    let defaults = BatchSettings { batch_tokens: settings.batch_tokens, ..BatchSettings::default() };
-    if settings.threads == 0 { defaults } else { BatchSettings { workers: settings.threads, ..defaults } }
-}
-
-fn precision(configured: config::Precision) -> Precision {
-    match configured {
-        config::Precision::Int8 => Precision::Int8,
-        config::Precision::F32 => Precision::F32,
-    }
-}
-
-async fn load_embedder(
-    folder: ModelFolder,
-    settings: &config::EmbeddingModel,
-) -> anyhow::Result<EmbedderSlot> {
-    let batches = batches(settings);
-    let settings = EmbedderSettings {
-        precision: precision(settings.precision),
-        query_prefix: settings.query_prefix.clone(),
-        passage_prefix: settings.passage_prefix.clone(),
+        }
+    } else {
+        let embedder = remote_embedder(embedding, Duration::from_secs(wait_s)).await;
+        Arc::new(embedder.context("models.embedding")?)
     };
-    let load = move || PackedEmbedder::load(&folder, &settings, &batches);
-    let embedder: Arc<dyn raglan_pipeline::ports::Embedder> =
-        Arc::new(tokio::task::spawn_blocking(load).await??);
-    let embedder_info = embedder.info();
-    info!(model = embedder_info.model, dimension = embedder_info.dimension, "embedding model loaded");
+    let info = embedder.info();
+    info!(model = info.model, dimension = info.dimension, "embedding model loaded");
     let breaker = CircuitBreaker::new("embedder", BreakerSettings::default());
     Ok(EmbedderSlot::Ready(Arc::new(BreakerEmbedder::new(embedder, breaker))))
 }
 
-async fn load_reranker(path: &Path, settings: &config::Models) -> anyhow::Result<Arc<dyn Reranker>> {
-    let (path, batches) = (path.to_owned(), batches(&settings.embedding));
-    let precision = precision(settings.reranker.precision);
-    let load = move || PackedReranker::load(&ModelFolder::open(&path)?, precision, &batches);
-    let reranker = tokio::task::spawn_blocking(load).await??;
+async fn reranker(settings: &config::Models) -> anyhow::Result<Option<Arc<dyn Reranker>>> {
+    let reranker: Arc<dyn Reranker> = match (settings.reranker.kind, &settings.reranker.path) {
+        (config::RerankerType::Local, None) => return Ok(None),
+        (config::RerankerType::Local, Some(path)) => local_reranker(path, settings).await?,
+        _ => Arc::new(remote_reranker(&settings.reranker).context("models.reranker")?),
+    };
     info!(model = reranker.model(), "re-ranker loaded");
-    Ok(Arc::new(reranker))
+    let breaker = CircuitBreaker::new("reranker", BreakerSettings::default());
+    Ok(Some(Arc::new(BreakerReranker::new(reranker, breaker))))
+}
+
+fn batches(settings: &config::EmbeddingModel, placement: Placement) -> BatchSettings {
+    let mut batches = BatchSettings::of(placement);
+    batches.batch_tokens = settings.batch_tokens.unwrap_or(batches.batch_tokens);
+    if settings.threads > 0 && matches!(placement, Placement::Cpu(_)) {
+        batches.workers = settings.threads;
+    }
+    batches
+}
+
+/// The configuration has made sure that device and numbers fit each other.
+fn placement(device: config::ModelDevice, precision: Option<config::Precision>) -> Placement {
+    use config::Precision::{F16, F32, Int8};
+    match (device, precision) {
+        (config::ModelDevice::Cpu, None | Some(Int8 | F16)) => Placement::Cpu(Precision::Int8),
+        (config::ModelDevice::Cpu, Some(F32)) => Placement::Cpu(Precision::F32),
+        (config::ModelDevice::Cuda(number), Some(F32)) => Placement::Cuda(number, GpuPrecision::F32),
+        (config::ModelDevice::Cuda(number), None | Some(Int8 | F16)) => {
+            Placement::Cuda(number, GpuPrecision::F16)
+        }
+    }
+}
+
+async fn local_embedder(
+    folder: ModelFolder,
+    settings: &config::EmbeddingModel,
+) -> anyhow::Result<Arc<dyn Embedder>> {
+    let placement = placement(settings.device, settings.precision);
+    let batches = batches(settings, placement);
+    let settings = EmbedderSettings {
+        placement,
+        query_prefix: settings.query_prefix.clone(),
+        passage_prefix: settings.passage_prefix.clone(),
+    };
+    let load = move || LocalEmbedder::load(&folder, &settings, &batches);
+    Ok(Arc::new(tokio::task::spawn_blocking(load).await?.context("models.embedding")?))
+}
+
+async fn local_reranker(path: &Path, settings: &config::Models) -> anyhow::Result<Arc<dyn Reranker>> {
+    let placement = placement(settings.reranker.device, settings.reranker.precision);
+    let (path, batches) = (path.to_owned(), batches(&settings.embedding, placement));
+    let load = move || LocalReranker::load(&ModelFolder::open(&path)?, placement, &batches);
+    Ok(Arc::new(tokio::task::spawn_blocking(load).await?.context("models.reranker")?))
 }

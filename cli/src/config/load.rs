@@ -293,8 +293,16 @@ fn check(config: &Config, problems: &mut Vec<String>) {
                 generators.join(", ")
             ));
         }
-        if pipeline.rerank.is_some() && config.models.reranker.path.is_none() {
-            problems.push(format!("{at}.rerank: needs models.reranker.path"));
+        if let Some(rerank) = &pipeline.rerank {
+            if !config.models.reranker.is_there() {
+                problems.push(format!("{at}.rerank: needs models.reranker (its path, or a server)"));
+            }
+            if !(1..=1_000).contains(&rerank.candidates) {
+                problems.push(format!("{at}.rerank.candidates: must be from 1 to 1000"));
+            }
+            if rerank.deadline_ms == 0 {
+                problems.push(format!("{at}.rerank.deadline_ms: must be at least 1"));
+            }
         }
         if !(1..=10_000).contains(&pipeline.search.candidates) {
             problems.push(format!("{at}.search.candidates: must be from 1 to 10000"));
@@ -330,9 +338,7 @@ fn check(config: &Config, problems: &mut Vec<String>) {
             problems.push(format!("{name}: must be at least 1"));
         }
     }
-    if config.models.embedding.batch_tokens == 0 {
-        problems.push("models.embedding.batch_tokens: must be at least 1".to_owned());
-    }
+    config.models.check(problems);
     if config.jobs.max_attempts == 0 {
         problems.push("jobs.max_attempts: must be at least 1".to_owned());
     }
@@ -427,12 +433,79 @@ webhooks: {allowed_ranges: [10.0.0.0/40]}
     }
 
     #[test]
+    fn models_of_servers_and_of_this_process_are_told_apart() {
+        let server = "base_url: 'http://h/v1', model: m";
+        for (yaml, expected) in [
+            (
+                format!(
+                    "models: {{embedding: {{type: tei, {server}}}, reranker: {{type: cohere, {server}}}}}"
+                ),
+                &[][..],
+            ),
+            (
+                "models: {embedding: {type: openai}}".to_owned(),
+                &["embedding.base_url: must be set", "embedding.model: must be set"],
+            ),
+            (
+                format!("models: {{embedding: {{{server}, dimension: 3}}, reranker: {{api_key: k}}}}"),
+                &[
+                    "embedding.base_url: is for the types openai and tei alone",
+                    "embedding.model: is for the types openai and tei alone",
+                    "embedding.dimension: is for the types openai and tei alone",
+                    "reranker.api_key: is for the types tei and cohere alone",
+                ],
+            ),
+            (
+                format!(
+                    "models: {{reranker: {{type: tei, {server}, path: /m, device: cuda, timeout_ms: 0}}}}"
+                ),
+                &[
+                    "reranker.path: is for the type local alone",
+                    "reranker.device: is for the type local alone",
+                    "reranker.timeout_ms: must be from 1",
+                ],
+            ),
+            (
+                "models: {embedding: {device: cuda, precision: int8}, reranker: {precision: f16}}".to_owned(),
+                &["embedding.precision: int8 is for the CPU", "reranker.precision: f16 is for CUDA"],
+            ),
+            ("models: {embedding: {device: gpu}}".to_owned(), &["embedding.device: \"gpu\" is no device"]),
+            ("models: {embedding: {type: bert}}".to_owned(), &["embedding.type: unknown variant `bert`"]),
+            (
+                "models: {reranker: {base_ulr: x}}".to_owned(),
+                &["reranker.base_ulr: there is no such key; did you mean \"base_url\"?"],
+            ),
+        ] {
+            let got = problems(&yaml, &[]);
+            assert_eq!(got.len(), expected.len(), "{yaml}: {got:#?}");
+            for (got, expected) in got.iter().zip(expected) {
+                assert!(
+                    got.starts_with(&format!("models.{expected}")),
+                    "{yaml}: {got:?} is not {expected:?}"
+                );
+            }
+        }
+        let got =
+            problems("query_pipelines: [{name: default, rerank: {candidates: 0, deadline_ms: 0}}]", &[]);
+        let expected = ["needs models.reranker", "candidates: must be", "deadline_ms: must be"];
+        assert_eq!(got.len(), 3, "{got:?}");
+        assert!(got.iter().zip(expected).all(|(got, part)| got.contains(part)), "{got:?}");
+        let reranked = "
+models: {reranker: {type: tei, base_url: 'http://h', model: m}}
+query_pipelines: [{name: default, rerank: {}}]";
+        assert_eq!(
+            problems(reranked, &[("RAGLAN__MODELS__RERANKER__API_KEY", "sk-1")]),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
     fn secrets_are_blotted_out() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("raglan.yaml");
         std::fs::write(
             &path,
-            "auth: {keys: [{name: a, key: topsecret-topsecret}]}\ngenerators: [{name: l, type: openai, base_url: 'http://x', model: m, api_key: sk-topsecret}]\nwebhooks: {signing_secrets: [whsec_topsecret]}",
+            "auth: {keys: [{name: a, key: topsecret-topsecret}]}\ngenerators: [{name: l, type: openai, base_url: 'http://x', model: m, api_key: sk-topsecret}]\nmodels: {embedding: {api_key: sk-topsecret}, reranker: {api_key: sk-topsecret}}\nwebhooks: {signing_secrets: [whsec_topsecret]}",
         )
         .unwrap();
         let shown = redacted(Some(&path), &BTreeMap::new()).to_string();

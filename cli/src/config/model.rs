@@ -10,7 +10,7 @@ use raglan_pipeline::{
 use serde::Deserialize;
 use url::Url;
 
-use super::Candle;
+use super::{Candle, models::Models};
 
 /// All settings.
 #[derive(Debug, Clone)]
@@ -89,41 +89,6 @@ pub struct Limits {
     pub files: usize,
     pub documents: usize,
     pub waiting_jobs: u64,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Models {
-    pub cache_dir: Option<PathBuf>,
-    pub offline: bool,
-    pub embedding: EmbeddingModel,
-    pub reranker: RerankerModel,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EmbeddingModel {
-    pub name: String,
-    pub path: Option<PathBuf>,
-    pub precision: Precision,
-    pub query_prefix: Option<String>,
-    pub passage_prefix: Option<String>,
-    pub threads: usize,
-    pub batch_tokens: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Precision {
-    Int8,
-    F32,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RerankerModel {
-    pub path: Option<PathBuf>,
-    pub precision: Precision,
 }
 
 #[derive(Debug, Clone, Deserialize)]

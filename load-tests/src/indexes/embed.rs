@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 use raglan_backends::{
-    embedder::packed::{EmbedderSettings, PackedEmbedder},
+    embedder::local::{EmbedderSettings, LocalEmbedder},
     models::{BatchSettings, ModelFolder},
 };
 use raglan_pipeline::{domain::EmbedPurpose, ports::Embedder};
@@ -37,7 +37,7 @@ pub struct Embed {
 
 pub async fn run(args: &Embed) -> anyhow::Result<()> {
     let folder = ModelFolder::open(&args.model)?;
-    let embedder = PackedEmbedder::load(&folder, &EmbedderSettings::default(), &BatchSettings::default())?;
+    let embedder = LocalEmbedder::load(&folder, &EmbedderSettings::default(), &BatchSettings::default())?;
     let (mut texts, mut questions) = (Vec::new(), Vec::new());
     for folder in &args.dataset {
         for document in dataset::corpus(folder)? {

@@ -12,7 +12,7 @@ use metrics::{Counter, Gauge, counter, gauge};
 use tokio::time::Instant;
 
 pub use self::{
-    ports::{BreakerEmbedder, BreakerVectorIndex},
+    ports::{BreakerEmbedder, BreakerReranker, BreakerVectorIndex},
     state::{BreakerState, FailureRate},
 };
 use super::{Advice, Failure};

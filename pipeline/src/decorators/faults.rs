@@ -14,7 +14,7 @@ use crate::{
     domain::{Change, EmbedPurpose, Embedding, LogPosition},
     ports::{
         Cache, Embedder, EmbedderInfo, ErrorKind, Hit, KeywordIndex, ModelError, Namespace, PortError,
-        PortResult, Replica, SearchScope, Tokenize, VectorIndex,
+        PortResult, Replica, Reranker, SearchScope, Tokenize, VectorIndex,
     },
 };
 
@@ -255,6 +255,32 @@ impl Embedder for FaultyEmbedder {
     async fn embed(&self, texts: Vec<String>, purpose: EmbedPurpose) -> Result<Vec<Embedding>, ModelError> {
         self.faults.pass().await?;
         self.inner.embed(texts, purpose).await
+    }
+}
+
+/// A re-ranker with faults.
+pub struct FaultyReranker {
+    inner: Arc<dyn Reranker>,
+    faults: Injector,
+}
+
+impl FaultyReranker {
+    /// With these faults.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Reranker>, faults: Injector) -> Self {
+        Self { inner, faults }
+    }
+}
+
+#[async_trait]
+impl Reranker for FaultyReranker {
+    fn model(&self) -> &str {
+        self.inner.model()
+    }
+
+    async fn score(&self, query: &str, texts: Vec<String>) -> Result<Vec<f32>, ModelError> {
+        self.faults.pass().await?;
+        self.inner.score(query, texts).await
     }
 }
 

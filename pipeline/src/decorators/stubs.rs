@@ -10,7 +10,7 @@ use crate::{
     domain::{Change, ChunkId, Collection, EmbedPurpose, Embedding, LogPosition, MetadataFilter, Tenant},
     ports::{
         Cache, Embedder, EmbedderInfo, Hit, KeywordIndex, ModelError, Namespace, PortResult, Replica,
-        SearchScope, Tokenize, VectorIndex,
+        Reranker, SearchScope, Tokenize, VectorIndex,
     },
 };
 
@@ -107,6 +107,20 @@ impl Embedder for StubEmbedder {
     async fn embed(&self, texts: Vec<String>, _: EmbedPurpose) -> Result<Vec<Embedding>, ModelError> {
         let one = Embedding { vector: vec![1.0, 0.0], tokens: 1, truncated: false };
         Ok(vec![one; texts.len()])
+    }
+}
+
+/// Gives every text the same score.
+pub(super) struct StubReranker;
+
+#[async_trait]
+impl Reranker for StubReranker {
+    fn model(&self) -> &str {
+        "stub"
+    }
+
+    async fn score(&self, _: &str, texts: Vec<String>) -> Result<Vec<f32>, ModelError> {
+        Ok(vec![1.0; texts.len()])
     }
 }
 

@@ -4,6 +4,7 @@
 mod duplicates;
 mod fusion;
 mod neighbours;
+mod rerank;
 mod search;
 mod stage;
 

@@ -7,13 +7,13 @@ use std::{
 
 use tracing::warn;
 
-use super::{duplicates::Shingles, fusion, neighbours::merge_neighbours};
+use super::{duplicates::Shingles, fusion, neighbours::merge_neighbours, rerank::rerank};
 use crate::{
     domain::{
         ChunkId, Collection, Degraded, DocumentId, EmbedPurpose, Job, MetadataFilter, Passage, PassageRecord,
-        QuerySpec, Ranks, Retrieved, SearchMode, Tenant,
+        QuerySpec, Retrieved, SearchMode, Tenant,
     },
-    pipelines::{QueryPipeline, RerankSettings, SelectSettings},
+    pipelines::{QueryPipeline, SelectSettings},
     ports::{
         DocumentStore, Embedder, Hit, KeywordIndex, ModelError, PortError, PortResult, Reranker, SearchScope,
         VectorIndex,
@@ -227,7 +227,7 @@ impl Retriever {
         let mut passages = self.select(request, &fused, &select, candidates).await?;
         if let Some((settings, reranker)) = reranking {
             let started = Instant::now();
-            if !rerank(reranker.as_ref(), settings, &request.query, &mut passages).await {
+            if !rerank(reranker.as_ref(), settings.deadline_ms, &request.query, &mut passages).await {
                 degraded.push(Degraded::Reranker);
             }
             timings.rerank = Some(started.elapsed());
@@ -425,50 +425,6 @@ fn finish(passages: impl Iterator<Item = Passage>, settings: &SelectSettings) ->
     } else {
         passages.take(settings.top_k).collect()
     }
-}
-
-/// Orders the first passages by the re-ranker. False when it failed or was too slow: then nothing changed.
-async fn rerank(
-    reranker: &dyn Reranker,
-    settings: &RerankSettings,
-    query: &str,
-    passages: &mut Vec<Passage>,
-) -> bool {
-    let depth = settings.candidates.min(passages.len());
-    let texts = passages[..depth]
-        .iter()
-        .map(|passage| match passage.record.title.as_str() {
-            "" => passage.record.text.clone(),
-            title => format!("{title}\n{}", passage.record.text),
-        })
-        .collect();
-    let deadline = Duration::from_millis(settings.deadline_ms);
-    let scores = match tokio::time::timeout(deadline, reranker.score(query, texts)).await {
-        Ok(Ok(scores)) if scores.len() == depth => scores,
-        Ok(Ok(_)) => {
-            warn!("re-ranker answered with the wrong number of scores");
-            return false;
-        }
-        Ok(Err(error)) => {
-            warn!(%error, "re-ranking failed");
-            return false;
-        }
-        Err(_) => {
-            warn!(deadline_ms = settings.deadline_ms, "re-ranking took too long");
-            return false;
-        }
-    };
-    let rest = passages.split_off(depth);
-    let mut scored: Vec<(f32, Passage)> = scores.into_iter().zip(passages.drain(..)).collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
-    passages.extend((1u32..).zip(scored).map(|(rank, (score, mut passage))| {
-        passage.score = score;
-        passage.ranks = Ranks { rerank: Some(rank), ..passage.ranks };
-        passage
-    }));
-    // What was not scored has no place beside what was.
-    drop(rest);
-    true
 }
 
 fn record(timings: &SearchTimings) {

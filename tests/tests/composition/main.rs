@@ -4,4 +4,5 @@
 
 mod degraded;
 mod fencing;
+mod reranking;
 mod world;

@@ -41,7 +41,7 @@ use raglan_pipeline::{
     },
     lifecycle::{Lifecycle, LifecycleSettings},
     pipelines::{IndexingPipeline, Pipelines, QueryPipeline},
-    ports::{Embedder, EmbedderInfo, ModelError, Replica, Tokenize, VectorIndex},
+    ports::{Embedder, EmbedderInfo, ModelError, Replica, Reranker, Tokenize, VectorIndex},
     replication::Replication,
     retrieval::{EmbedderSlot, RetrievalStage, Retriever, RetrieverParts},
     secret::Secret,
@@ -51,6 +51,7 @@ use raglan_pipeline::{
     view::Views,
 };
 use raglan_workers::{Role, Running, WorkerParts, WorkerSettings};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -114,6 +115,18 @@ pub const SIDE_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl World {
     pub async fn new(times: LifecycleSettings) -> Self {
+        Self::of(times, None, pipelines(&[json!({"name": "default"})])).await
+    }
+
+    /// A world with a second pipeline, `reranked`, whose re-ranker may take so long.
+    pub async fn reranked(times: LifecycleSettings, reranker: Arc<dyn Reranker>, deadline: Duration) -> Self {
+        let rerank = json!({"deadline_ms": deadline.as_millis()});
+        let pipelines =
+            pipelines(&[json!({"name": "default"}), json!({"name": "reranked", "rerank": rerank})]);
+        Self::of(times, Some(reranker), pipelines).await
+    }
+
+    async fn of(times: LifecycleSettings, reranker: Option<Arc<dyn Reranker>>, pipelines: Pipelines) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path();
         let database = SqliteDatabase::open(&data.join("raglan.db")).await.unwrap();
@@ -140,7 +153,7 @@ impl World {
             views: Views::default(),
             settings: times,
         });
-        let pipelines = Arc::new(pipelines());
+        let pipelines = Arc::new(pipelines);
         let retriever = Arc::new(Retriever::new(RetrieverParts {
             documents: documents.clone(),
             embedder: EmbedderSlot::Ready(embedder.clone()),
@@ -148,7 +161,7 @@ impl World {
                 Arc::new(FaultyVectorIndex::new(vectors, faults.vectors.clone())) as Arc<dyn VectorIndex>
             ),
             keywords: Arc::new(FaultyKeywordIndex::new(keywords, faults.keywords.clone())),
-            reranker: None,
+            reranker,
             side_timeout: SIDE_TIMEOUT,
         }));
         let secret = Secret::new("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=");
@@ -226,10 +239,15 @@ impl World {
     }
 
     pub async fn ask(&self, question: &str) -> JobId {
+        self.ask_by("default", question).await
+    }
+
+    /// Asks by this query pipeline.
+    pub async fn ask_by(&self, pipeline: &str, question: &str) -> JobId {
         let spec = QuerySpec {
             query: question.to_owned(),
             collection: Collection::default(),
-            pipeline: PipelineName::default(),
+            pipeline: pipeline.parse().unwrap(),
             filter: raglan_pipeline::domain::MetadataFilter::default(),
             top_k: 3,
             generation: GenerationOptions::default(),
@@ -281,9 +299,12 @@ impl Drop for World {
     }
 }
 
-fn pipelines() -> Pipelines {
-    let name = PipelineName::default();
-    let query: QueryPipeline = serde_json::from_value(serde_json::json!({"name": "default"})).unwrap();
-    let indexing: IndexingPipeline = serde_json::from_value(serde_json::json!({"name": "default"})).unwrap();
-    Pipelines { query: BTreeMap::from([(name.clone(), query)]), indexing: BTreeMap::from([(name, indexing)]) }
+fn pipelines(query: &[Value]) -> Pipelines {
+    let query =
+        query.iter().map(|pipeline| serde_json::from_value::<QueryPipeline>(pipeline.clone()).unwrap());
+    let indexing: IndexingPipeline = serde_json::from_value(json!({"name": "default"})).unwrap();
+    Pipelines {
+        query: query.map(|pipeline| (pipeline.name.clone(), pipeline)).collect(),
+        indexing: BTreeMap::from([(PipelineName::default(), indexing)]),
+    }
 }

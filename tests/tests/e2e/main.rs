@@ -13,6 +13,7 @@ mod idempotency;
 mod language_model;
 mod lifetime;
 mod malformed;
+mod model_servers;
 mod openapi;
 mod polling;
 mod questions;

@@ -28,11 +28,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use self::wire::{ChatRequest, Said, classify, piece};
-use crate::http_client::{USER_AGENT, describe, retry_after};
+use self::wire::{ChatRequest, piece};
+use crate::{
+    http_client::{USER_AGENT, describe},
+    model_server::{Said, beginning, endpoint, masked, refusal},
+};
 
-/// The most that is read of an error's body.
-const LONGEST_ERROR: usize = 64 * 1024;
 /// The most that is read of one answer, its JSON included.
 const LONGEST_STREAM: usize = 16 * 1024 * 1024;
 /// How long the token counts are waited for once the text is complete.
@@ -121,19 +122,7 @@ impl OpenAiGenerator {
     /// # Errors
     /// [`ModelError::Permanent`] with what is wrong with the settings.
     pub fn new(settings: OpenAiSettings) -> Result<Self, ModelError> {
-        let wrong = |what: &str| Err(ModelError::Permanent(format!("the model server's base_url {what}")));
-        let base = &settings.base_url;
-        if !matches!(base.scheme(), "http" | "https") {
-            return wrong("is neither http nor https");
-        }
-        if !base.username().is_empty() || base.password().is_some() {
-            return wrong("holds a user name or password; a key belongs into api_key");
-        }
-        let mut endpoint = base.clone();
-        match endpoint.path_segments_mut() {
-            Ok(mut path) => drop(path.pop_if_empty().extend(["chat", "completions"])),
-            Err(()) => return wrong("cannot have a path"),
-        }
+        let endpoint = endpoint(&settings.base_url, &["chat", "completions"])?;
         let client = Client::builder()
             .user_agent(USER_AGENT)
             .redirect(Policy::none())
@@ -225,21 +214,13 @@ impl OpenAiGenerator {
 
     /// The error that an answer without a stream is.
     async fn refusal(&self, status: StatusCode, response: Response) -> ModelError {
-        let asked = retry_after(response.headers());
-        let body = masked(self.settings.api_key.as_ref(), &beginning(response).await);
-        let said = Said::read(&body);
-        if status.is_success() {
-            let words = said.words();
-            return ModelError::Permanent(format!(
-                "the model server did not answer with an event stream: {words}"
-            ));
+        let key = self.settings.api_key.as_ref();
+        if !status.is_success() {
+            return refusal(response, key).await;
         }
-        match classify(status, &said) {
-            ModelError::TryLater { message, after } => {
-                ModelError::TryLater { message, after: after.or(asked) }
-            }
-            error => error,
-        }
+        let body = masked(key, &beginning(response).await);
+        let words = Said::read(&body).words();
+        ModelError::Permanent(format!("the model server did not answer with an event stream: {words}"))
     }
 }
 
@@ -371,21 +352,4 @@ fn broken(error: EventStreamError<BodyError>) -> String {
             "the model server's answer is not an event stream".to_owned()
         }
     }
-}
-
-fn masked(key: Option<&Secret>, text: &str) -> String {
-    key.map_or_else(|| text.to_owned(), |key| key.mask(text))
-}
-
-/// The beginning of a body, as far as it can be read.
-async fn beginning(mut response: Response) -> String {
-    let mut body = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        body.extend_from_slice(&chunk);
-        if body.len() >= LONGEST_ERROR {
-            body.truncate(LONGEST_ERROR);
-            break;
-        }
-    }
-    String::from_utf8_lossy(&body).into_owned()
 }

@@ -6,7 +6,7 @@ use std::sync::{
 use super::*;
 
 fn settings() -> BatchSettings {
-    BatchSettings { workers: 1, batch_tokens: 64, waiting_texts: 16 }
+    BatchSettings { workers: 1, batch_tokens: 64, waiting_texts: 16, tokenizers: 0 }
 }
 
 /// Inputs are what they cost. Answers with each, tells which it ran, and waits for leave before each batch.

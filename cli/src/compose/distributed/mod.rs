@@ -83,7 +83,9 @@ impl Distributed {
         let searches = api || roles.iter().any(|role| matches!(role, Role::Retrieval | Role::Generation));
         let embeds = searches || roles.contains(&Role::Ingestion);
         let secrets = signing_secrets(&config, &roles);
-        let models = async { if embeds { Models::load(&config.models).await } else { Ok(Models::none()) } };
+        let wait_s = config.startup.wait_s;
+        let models =
+            async { if embeds { Models::load(&config.models, wait_s).await } else { Ok(Models::none()) } };
         let (servers, models) = tokio::join!(connect(&config), models);
         let (servers, models) = together(servers, models, secrets.as_ref().err())?;
         let vectors = vectors(&config, &models).await?;

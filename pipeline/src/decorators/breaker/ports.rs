@@ -9,8 +9,8 @@ use super::{BreakerError, CircuitBreaker};
 use crate::{
     domain::{Change, EmbedPurpose, Embedding, LogPosition},
     ports::{
-        Embedder, EmbedderInfo, ErrorKind, Hit, ModelError, PortError, PortResult, Replica, SearchScope,
-        Tokenize, VectorIndex,
+        Embedder, EmbedderInfo, ErrorKind, Hit, ModelError, PortError, PortResult, Replica, Reranker,
+        SearchScope, Tokenize, VectorIndex,
     },
 };
 
@@ -124,6 +124,32 @@ impl Embedder for BreakerEmbedder {
     }
 }
 
+/// A re-ranker behind a breaker.
+pub struct BreakerReranker {
+    inner: Arc<dyn Reranker>,
+    breaker: Arc<CircuitBreaker>,
+}
+
+impl BreakerReranker {
+    /// Puts a breaker before a re-ranker.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Reranker>, breaker: Arc<CircuitBreaker>) -> Self {
+        Self { inner, breaker }
+    }
+}
+
+#[async_trait]
+impl Reranker for BreakerReranker {
+    fn model(&self) -> &str {
+        self.inner.model()
+    }
+
+    async fn score(&self, query: &str, texts: Vec<String>) -> Result<Vec<f32>, ModelError> {
+        let scored = self.breaker.call(self.inner.score(query, texts)).await;
+        scored.map_err(|error| error.into_model_error("the re-ranker"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -131,8 +157,8 @@ mod tests {
     use super::*;
     use crate::decorators::{
         breaker::{BreakerSettings, BreakerState},
-        faults::{Faults, FaultyEmbedder, FaultyVectorIndex, Injector},
-        stubs::{StubEmbedder, StubIndex, scope},
+        faults::{Faults, FaultyEmbedder, FaultyReranker, FaultyVectorIndex, Injector},
+        stubs::{StubEmbedder, StubIndex, StubReranker, scope},
     };
 
     fn breaker() -> Arc<CircuitBreaker> {
@@ -175,5 +201,24 @@ mod tests {
         assert!(matches!(refused, Err(ModelError::TryLater { after: Some(after), .. }) if after == five));
         assert_eq!(faults.calls(), 2);
         assert_eq!(embedder.info().dimension, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_re_ranker_that_fails_is_left_alone_and_says_until_when() {
+        let faults = Injector::new(Faults::always());
+        let faulty = FaultyReranker::new(Arc::new(StubReranker), faults.clone());
+        let reranker = BreakerReranker::new(Arc::new(faulty), breaker());
+        let score = || reranker.score("question", vec!["text".into()]);
+        for _ in 0..2 {
+            assert!(matches!(score().await, Err(ModelError::TryLater { after: None, .. })));
+        }
+        let refused = score().await;
+        let five = Duration::from_secs(5);
+        assert!(matches!(refused, Err(ModelError::TryLater { after: Some(after), .. }) if after == five));
+        assert_eq!((faults.calls(), reranker.model()), (2, "stub"));
+
+        faults.set(Faults::none());
+        tokio::time::advance(five).await;
+        assert_eq!(score().await.unwrap(), [1.0]);
     }
 }

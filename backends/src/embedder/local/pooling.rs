@@ -1,5 +1,7 @@
 //! From the states of a text's tokens to its vector.
 
+use super::super::unit::normalise;
+
 /// How a text's token states become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pooling {
@@ -48,17 +50,5 @@ impl Pooling {
         }
         normalise(&mut vector);
         vector
-    }
-}
-
-fn normalise(vector: &mut [f32]) {
-    let length = vector.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
-    if length > 0.0 {
-        for value in &mut *vector {
-            *value = (f64::from(*value) / length) as f32;
-        }
-    } else if let Some(first) = vector.first_mut() {
-        // No direction at all: any is as good, and a vector of length zero would break every search.
-        *first = 1.0;
     }
 }

@@ -1,15 +1,17 @@
 //! `raglan check`: the configuration and every part, in one report.
 
+mod models;
+
 use std::{collections::BTreeMap, path::Path};
 
 use clap::Args;
-use raglan_backends::{generator::candle::CandleGenerator, models::ModelSpec};
+use raglan_backends::generator::candle::CandleGenerator;
 use reqwest::Method;
 use serde::Serialize;
 
 use crate::{
     client::{Api, Connection},
-    compose::{self, embedding_model},
+    compose,
     config::{self, Config, Generator},
 };
 
@@ -97,21 +99,8 @@ async fn parts(config: &Config, report: &mut Report) {
             report.add("server.listen", State::Warning, detail);
         }
     }
-    match embedding_model(&config.models).await {
-        Ok(Some(folder)) => {
-            let known = if ModelSpec::find(folder.name()).is_some() { "known" } else { "given by path" };
-            report.add(
-                "models.embedding",
-                State::Ok,
-                format!("{} ({known}), {}", folder.name(), folder.path().display()),
-            );
-        }
-        Ok(None) => report.add("models.embedding", State::Ok, "none: keyword search alone"),
-        Err(error) if config.models.embedding.path.is_some() => {
-            report.add("models.embedding", State::Problem, format!("{error:#}"));
-        }
-        Err(error) => report.add("models.embedding", State::Warning, format!("{error:#}")),
-    }
+    models::embedding(&config.models, report).await;
+    models::reranker(&config.models.reranker, report).await;
     for generator in &config.generators {
         let part = format!("generator {}", generator.name());
         match generator {

@@ -4,18 +4,16 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use super::{EmbedderSettings, pooling::Pooling};
-use crate::models::{LoadError, ModelFolder, Precision, max_tokens};
+use super::{super::prefixes::Prefixes, EmbedderSettings, pooling::Pooling};
+use crate::models::{LoadError, ModelFolder, Placement, max_tokens};
 
 /// Everything besides weights and precision that changes a model's vectors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EmbeddingConfig {
     pub(super) pooling: Pooling,
     pub(super) max_tokens: usize,
-    pub(super) query_prefix: String,
-    pub(super) passage_prefix: String,
+    pub(super) prefixes: Prefixes,
 }
 
 #[derive(Default, Deserialize)]
@@ -50,27 +48,17 @@ impl EmbeddingConfig {
         Ok(Self {
             pooling: pooling(folder)?,
             max_tokens: max_tokens(folder, positions)?,
-            query_prefix: prompt(&settings.query_prefix, &["query"]),
-            passage_prefix: prompt(&settings.passage_prefix, &["document", "passage", "corpus"]),
+            prefixes: Prefixes {
+                query: prompt(&settings.query_prefix, &["query"]),
+                passage: prompt(&settings.passage_prefix, &["document", "passage", "corpus"]),
+            },
         })
     }
 
     /// Names the model and all that changes its vectors: `all-MiniLM-L6-v2@53aa51172d14-mean-256-int8`.
-    pub(super) fn model_id(&self, folder: &ModelFolder, precision: Precision) -> String {
-        let mut id = format!("{}-{}-{}", folder.id(), self.pooling.name(), self.max_tokens);
-        if !self.query_prefix.is_empty() || !self.passage_prefix.is_empty() {
-            let hash = Sha256::new()
-                .chain_update(&self.query_prefix)
-                .chain_update([0])
-                .chain_update(&self.passage_prefix)
-                .finalize();
-            id.push_str(&format!("-{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]));
-        }
-        id.push_str(match precision {
-            Precision::Int8 => "-int8",
-            Precision::F32 => "-f32",
-        });
-        id
+    pub(super) fn model_id(&self, folder: &ModelFolder, placement: Placement) -> String {
+        let (pooling, prefixes, numbers) = (self.pooling.name(), self.prefixes.mark(), placement.numbers());
+        format!("{}-{pooling}-{}{prefixes}-{numbers}", folder.id(), self.max_tokens)
     }
 }
 

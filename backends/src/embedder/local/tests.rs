@@ -4,22 +4,22 @@ use raglan_pipeline::contract;
 use serde_json::json;
 
 use super::*;
-use crate::models::{self, ModelSource, ModelSpec, NoProgress, tiny};
+use crate::models::{self, ModelSource, ModelSpec, NoProgress, Precision, tiny};
 
-fn load(files: &[(&str, serde_json::Value)]) -> Result<PackedEmbedder, LoadError> {
+fn load(files: &[(&str, serde_json::Value)]) -> Result<LocalEmbedder, LoadError> {
     let folder = tempfile::tempdir().unwrap();
     load_with(&tiny::embedder(folder.path(), files), &EmbedderSettings::default())
 }
 
-fn load_with(folder: &ModelFolder, settings: &EmbedderSettings) -> Result<PackedEmbedder, LoadError> {
-    PackedEmbedder::load(folder, settings, &tiny::settings())
+fn load_with(folder: &ModelFolder, settings: &EmbedderSettings) -> Result<LocalEmbedder, LoadError> {
+    LocalEmbedder::load(folder, settings, &tiny::settings())
 }
 
 fn precise(precision: Precision) -> EmbedderSettings {
-    EmbedderSettings { precision, ..EmbedderSettings::default() }
+    EmbedderSettings { placement: Placement::Cpu(precision), ..EmbedderSettings::default() }
 }
 
-async fn embed(embedder: &PackedEmbedder, texts: &[&str]) -> Vec<Embedding> {
+async fn embed(embedder: &LocalEmbedder, texts: &[&str]) -> Vec<Embedding> {
     let texts = texts.iter().map(|text| (*text).to_owned()).collect();
     embedder.embed(texts, EmbedPurpose::Passage).await.unwrap()
 }
@@ -154,12 +154,12 @@ fn models_that_cannot_be_run_are_refused_with_the_reason() {
 }
 
 /// The published model, where this machine can have it.
-async fn published(settings: EmbedderSettings) -> Option<PackedEmbedder> {
+async fn published(settings: EmbedderSettings) -> Option<LocalEmbedder> {
     let cache = models::default_cache_dir(std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME"))?;
     let spec = ModelSpec::all_minilm_l6_v2();
     match models::fetch(&spec, &ModelSource::Automatic, &cache, &NoProgress, false).await {
         Ok(folder) => {
-            let load = move || PackedEmbedder::load(&folder, &settings, &BatchSettings::default()).unwrap();
+            let load = move || LocalEmbedder::load(&folder, &settings, &BatchSettings::default()).unwrap();
             Some(tokio::task::spawn_blocking(load).await.unwrap())
         }
         Err(error) => {
@@ -215,3 +215,73 @@ const TEXTS: [&str; 4] = [
     "The harvest of grapes begins in late September.",
     "42",
 ];
+
+/// The same path as on a GPU, on candle's own CPU device.
+#[cfg(feature = "candle")]
+mod on_candle {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::models::GpuPrecision;
+
+    fn load(folder: &ModelFolder, precision: GpuPrecision) -> LocalEmbedder {
+        let settings =
+            EmbedderSettings { placement: Placement::Cuda(0, precision), ..EmbedderSettings::default() };
+        LocalEmbedder::on_device(folder, &settings, precision, &Device::Cpu, &tiny::settings()).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn it_keeps_the_contract() {
+        for precision in [GpuPrecision::F32, GpuPrecision::F16] {
+            let folder = tempfile::tempdir().unwrap();
+            let model = tiny::embedder(folder.path(), &[]);
+            contract::models::embedder::run_all(Arc::new(load(&model, precision))).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn its_vectors_are_those_of_the_packed_encoder_whatever_the_pooling() {
+        let long = "harvest account ".repeat(20);
+        let texts = [
+            "password",
+            "",
+            "a b c d e f g h i j k l m",
+            "the harvest begins",
+            &long,
+            "東京の天気は晴れです",
+        ];
+        for mode in ["mean_tokens", "cls_token", "max_tokens"] {
+            let folder = tempfile::tempdir().unwrap();
+            let pooling = json!({ format!("pooling_mode_{mode}"): true });
+            let model = tiny::embedder(folder.path(), &[("1_Pooling/config.json", pooling)]);
+            let packed = load_with(&model, &precise(Precision::F32)).unwrap();
+            for (precision, least) in [(GpuPrecision::F32, 0.999_999), (GpuPrecision::F16, 0.999)] {
+                let ours = load(&model, precision);
+                for (ours, theirs) in embed(&ours, &texts).await.iter().zip(&embed(&packed, &texts).await) {
+                    let likeness = cosine(ours, theirs);
+                    assert!(likeness > least, "{mode}, {precision:?}: cosine {likeness}");
+                    assert_eq!((ours.tokens, ours.truncated), (theirs.tokens, theirs.truncated));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn vectors_in_32_bits_are_comparable_and_those_in_16_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = tiny::embedder(folder.path(), &[]);
+        let packed = load_with(&model, &precise(Precision::F32)).unwrap();
+        assert_eq!(load(&model, GpuPrecision::F32).info(), packed.info());
+        assert!(load(&model, GpuPrecision::F16).info().model.ends_with("-mean-48-f16"));
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_gpu_is_refused_by_a_program_without_cuda() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = tiny::embedder(folder.path(), &[]);
+        let placement = Placement::Cuda(0, GpuPrecision::F16);
+        let error = load_with(&model, &EmbedderSettings { placement, ..EmbedderSettings::default() }).err();
+        assert!(error.unwrap().to_string().contains("--features cuda"));
+    }
+}

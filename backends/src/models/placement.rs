@@ -1,0 +1,50 @@
+//! Where a model runs, and in which numbers.
+
+use std::fmt;
+
+use raglan_encoder::Precision;
+
+/// Where a model runs, and in which numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// On the processor, by Raglan's own encoder.
+    Cpu(Precision),
+    /// On the GPU of this number, through CUDA.
+    Cuda(usize, GpuPrecision),
+}
+
+/// In which numbers a GPU computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GpuPrecision {
+    /// 32 bits: the vectors of the same precision on the processor, and comparable with them.
+    F32,
+    /// 16 bits, sums in 32: half the memory, and faster.
+    F16,
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Self::Cpu(Precision::default())
+    }
+}
+
+impl Placement {
+    /// The numbers, for a model's name.
+    pub(crate) fn numbers(self) -> &'static str {
+        match self {
+            Self::Cpu(Precision::Int8) => "int8",
+            Self::Cpu(Precision::F32) | Self::Cuda(_, GpuPrecision::F32) => "f32",
+            Self::Cuda(_, GpuPrecision::F16) => "f16",
+        }
+    }
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu(_) => f.write_str("cpu")?,
+            Self::Cuda(number, _) => write!(f, "cuda:{number}")?,
+        }
+        write!(f, ", {}", self.numbers())
+    }
+}
