@@ -70,6 +70,20 @@ pub fn paged_attention(
                 Storage::Cpu(<T as candle_core::WithDType>::to_cpu_storage_owned(out))
             })
         }
+        #[cfg(feature = "cuda")]
+        (Storage::Cuda(q_values), Storage::Cuda(k_values), Storage::Cuda(v_values)) => {
+            let caches = ((k_values, k_layout.start_offset()), (v_values, v_layout.start_offset()));
+            let compiled_for =
+                crate::gpu::program::AttentionShape { head_dim, group: shape.group, block_size };
+            let queries = (q_values, &queries);
+            Storage::Cuda(crate::cuda::attention::paged_attention(
+                queries,
+                caches,
+                kv_heads,
+                compiled_for,
+                batch,
+            )?)
+        }
         _ => bail!("paged_attention: queries and caches must be on one device, the CPU or a CUDA device"),
     };
     Ok(Tensor::from_storage(storage, (tokens, heads, head_dim), BackpropOp::none(), false))

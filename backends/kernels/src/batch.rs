@@ -33,6 +33,9 @@ pub(crate) struct Plan {
     pub(crate) block_size: usize,
     /// One above the highest block that is read.
     pub(crate) blocks_needed: usize,
+    /// The same for the kernels, where the batch is for a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) uploaded: Option<crate::cuda::attention::Uploaded>,
 }
 
 impl AttentionBatch {
@@ -80,10 +83,24 @@ impl AttentionBatch {
         if tokens > u32::MAX as usize {
             bail!("a step has {tokens} tokens, which is more than are counted in 32 bits");
         }
-        if !device.is_cpu() {
+        #[cfg(feature = "cuda")]
+        let uploaded = match device {
+            Device::Cuda(device) => {
+                Some(crate::cuda::attention::Uploaded::new(&sequences, block_size, device)?)
+            }
+            _ => None,
+        };
+        if !(device.is_cpu() || cfg!(feature = "cuda") && device.is_cuda()) {
             bail!("attention runs on the CPU or, in builds with the feature cuda, on a CUDA device");
         }
-        let plan = Plan { sequences, tokens, block_size, blocks_needed };
+        let plan = Plan {
+            sequences,
+            tokens,
+            block_size,
+            blocks_needed,
+            #[cfg(feature = "cuda")]
+            uploaded,
+        };
         Ok(Self { plan: Arc::new(plan), scale, window })
     }
 

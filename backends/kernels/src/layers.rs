@@ -23,6 +23,11 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
             let out = cpu::layers::rms_norm(x_values.as_slice::<T>()?, &rows, weight, epsilon);
             Storage::Cpu(<T as candle_core::WithDType>::to_cpu_storage_owned(out))
         }),
+        #[cfg(feature = "cuda")]
+        (Storage::Cuda(x_values), Storage::Cuda(w_values)) => {
+            let weight = (w_values, w_layout.start_offset());
+            Storage::Cuda(crate::cuda::layers::rms_norm(x_values, &rows, weight, epsilon)?)
+        }
         _ => bail!("rms_norm: x and weight must be on one device, the CPU or a CUDA device"),
     };
     Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
@@ -59,6 +64,13 @@ pub fn add_rms_norm(
                 )
             })
         }
+        #[cfg(feature = "cuda")]
+        (Storage::Cuda(x_values), Storage::Cuda(r_values), Storage::Cuda(w_values)) => {
+            let weight = (w_values, w_layout.start_offset());
+            let (addends, all_rows) = ((x_values, r_values), (&rows, &residual_rows));
+            let (normed, sum) = crate::cuda::layers::add_rms_norm(addends, all_rows, weight, epsilon)?;
+            (Storage::Cuda(normed), Storage::Cuda(sum))
+        }
         _ => bail!("add_rms_norm: all tensors must be on one device, the CPU or a CUDA device"),
     };
     let tensor = |storage| Tensor::from_storage(storage, shape.clone(), BackpropOp::none(), false);
@@ -74,19 +86,8 @@ pub fn add_rms_norm(
 /// Gives a tensor of the shape of `x`. A position beyond the tables is an error on the CPU; on a GPU, where nobody waits to hear of it, the
 /// tables' last row is taken.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, positions: &Tensor) -> Result<Tensor> {
-    let (tokens, _, head_dim) = x.dims3()?;
-    let (table, half) = cos.dims2()?;
-    if !head_dim.is_multiple_of(2) || half != head_dim / 2 || table == 0 {
-        bail!("rope: heads of {head_dim} need tables of {} values a row, not {:?}", head_dim / 2, cos.dims());
-    }
-    for (name, values) in [("cos", cos), ("sin", sin)] {
-        if values.dims() != cos.dims() || values.dtype() != DType::F32 || !values.is_contiguous() {
-            bail!("rope: {name} must be f32 {:?} and contiguous", cos.dims());
-        }
-    }
-    if positions.dims() != [tokens] || positions.dtype() != DType::U32 {
-        bail!("rope: positions must be u32 [{tokens}], not {:?} {:?}", positions.dtype(), positions.dims());
-    }
+    let (table, half) = check_rope(x, cos, sin, positions)?;
+    let tokens = x.dim(0)?;
     let (shape, positions) = (x.shape().clone(), positions.contiguous()?);
     let (x, rows) = Rows::of(x)?;
     let (x_values, _) = x.storage_and_layout();
@@ -104,6 +105,21 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, positions: &Tensor) -> Resul
                 let out = cpu::layers::rope(x_values.as_slice::<T>()?, &rows, tables, positions)?;
                 Storage::Cpu(<T as candle_core::WithDType>::to_cpu_storage_owned(out))
             })
+        }
+        #[cfg(feature = "cuda")]
+        (
+            Storage::Cuda(x_values),
+            Storage::Cuda(c_values),
+            Storage::Cuda(s_values),
+            Storage::Cuda(p_values),
+        ) => {
+            let angles = crate::cuda::layers::AngleTensors {
+                cos: (c_values, c_layout.start_offset()),
+                sin: (s_values, s_layout.start_offset()),
+                table,
+                positions: (p_values, p_layout.start_offset()),
+            };
+            Storage::Cuda(crate::cuda::layers::rope(x_values, &rows, &angles)?)
         }
         _ => bail!("rope: all tensors must be on one device, the CPU or a CUDA device"),
     };
@@ -127,9 +143,37 @@ pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
             let out = cpu::layers::silu_mul(factors, (&gate_rows, &up_rows));
             Storage::Cpu(<T as candle_core::WithDType>::to_cpu_storage_owned(out))
         }),
+        #[cfg(feature = "cuda")]
+        (Storage::Cuda(g_values), Storage::Cuda(u_values)) => {
+            let (factors, rows) = ((g_values, u_values), (&gate_rows, &up_rows));
+            Storage::Cuda(crate::cuda::layers::silu_mul(factors, rows)?)
+        }
         _ => bail!("silu_mul: gate and up must be on one device, the CPU or a CUDA device"),
     };
     Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+}
+
+/// Checks the arguments of [`rope`]; gives the rows of the tables and how long they are.
+pub(crate) fn check_rope(
+    x: &Tensor,
+    cos: &Tensor,
+    sin: &Tensor,
+    positions: &Tensor,
+) -> Result<(usize, usize)> {
+    let (tokens, _, head_dim) = x.dims3()?;
+    let (table, half) = cos.dims2()?;
+    if !head_dim.is_multiple_of(2) || half != head_dim / 2 || table == 0 {
+        bail!("rope: heads of {head_dim} need tables of {} values a row, not {:?}", head_dim / 2, cos.dims());
+    }
+    for (name, values) in [("cos", cos), ("sin", sin)] {
+        if values.dims() != cos.dims() || values.dtype() != DType::F32 || !values.is_contiguous() {
+            bail!("rope: {name} must be f32 {:?} and contiguous", cos.dims());
+        }
+    }
+    if positions.dims() != [tokens] || positions.dtype() != DType::U32 {
+        bail!("rope: positions must be u32 [{tokens}], not {:?} {:?}", positions.dtype(), positions.dims());
+    }
+    Ok((table, half))
 }
 
 fn check_weight(operation: &str, x: &Tensor, weight: &Tensor) -> Result<()> {

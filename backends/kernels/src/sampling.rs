@@ -1,6 +1,6 @@
 //! The choice of the next token.
 
-use candle_core::{Result, Storage, Tensor, bail, op::BackpropOp};
+use candle_core::{DType, Result, Storage, Tensor, bail, op::BackpropOp};
 
 use crate::{cpu, element::with_element, rows::Rows};
 
@@ -44,6 +44,9 @@ pub fn sample(logits: &Tensor, rows: &[SampleRow<'_>]) -> Result<Tensor> {
     for (index, row) in rows.iter().enumerate() {
         check(row).map_err(|what| candle_core::Error::Msg(format!("sample: row {index}: {what}")))?;
     }
+    if count == 0 {
+        return Tensor::zeros(0, DType::U32, logits.device());
+    }
     let (logits, layout) = Rows::of(logits)?;
     let (values, _) = logits.storage_and_layout();
     let storage = match &*values {
@@ -51,6 +54,8 @@ pub fn sample(logits: &Tensor, rows: &[SampleRow<'_>]) -> Result<Tensor> {
             let tokens = cpu::sampling::sample(values.as_slice::<T>()?, &layout, rows);
             Storage::Cpu(candle_core::CpuStorage::U32(tokens))
         }),
+        #[cfg(feature = "cuda")]
+        Storage::Cuda(values) => Storage::Cuda(crate::cuda::sampling::sample(values, &layout, rows)?),
         _ => bail!("sample: logits must be on the CPU or a CUDA device"),
     };
     Ok(Tensor::from_storage(storage, count, BackpropOp::none(), false))

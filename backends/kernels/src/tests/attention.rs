@@ -191,17 +191,10 @@ fn a_window_hides_what_is_further_back() -> Result<()> {
 #[test]
 fn slices_of_a_fused_projection_are_read_where_they_are() -> Result<()> {
     let (tokens, heads) = (20, HEADS);
-    let width = (heads.query + 2 * heads.kv) * heads.dim;
-    let fused = random(5, &[tokens, width], DType::F32)?;
-    let kv_width = heads.kv * heads.dim;
-    let slice = |from: usize, count: usize| {
-        fused.narrow(1, from, count * heads.dim)?.reshape((tokens, count, heads.dim))
-    };
-    let (q, k, v) = (
-        slice(0, heads.query)?,
-        slice(heads.query * heads.dim, heads.kv)?,
-        slice(heads.query * heads.dim + kv_width, heads.kv)?,
-    );
+    let fused = random(5, &[tokens, heads.query + 2 * heads.kv, heads.dim], DType::F32)?;
+    let (q, k) = (fused.narrow(1, 0, heads.query)?, fused.narrow(1, heads.query, heads.kv)?);
+    let v = fused.narrow(1, heads.query + heads.kv, heads.kv)?;
+    assert!(!q.is_contiguous() && !k.is_contiguous());
     let attend = |q: &Tensor, k: &Tensor, v: &Tensor| -> Result<Vec<f32>> {
         let cache = || Tensor::zeros((2, BLOCK_SIZE, heads.kv, heads.dim), DType::F32, &Device::Cpu);
         let (k_cache, v_cache) = (cache()?, cache()?);
@@ -211,7 +204,7 @@ fn slices_of_a_fused_projection_are_read_where_they_are() -> Result<()> {
         let batch = AttentionBatch::new(vec![sequence], BLOCK_SIZE, 0.1, None, &Device::Cpu)?;
         values(&paged_attention(q, &k_cache, &v_cache, &batch)?)
     };
-    let copied = attend(&q.copy()?, &k.copy()?, &v.copy()?)?;
+    let copied = attend(&q.contiguous()?, &k.contiguous()?, &v.contiguous()?)?;
     assert_eq!(attend(&q, &k, &v)?, copied);
     Ok(())
 }

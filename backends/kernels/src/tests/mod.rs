@@ -4,8 +4,20 @@ mod attention;
 mod layers;
 mod sampling;
 
+use std::io::Write;
+
 use candle_core::{DType, Device, Result, Tensor};
 use rand::{Rng, SeedableRng, rngs::StdRng};
+
+/// Says that a test was left out and why, on its output and in the file that `RAGLAN_TEST_SKIPPED` names.
+pub(super) fn skipped(test: &str, why: &str) {
+    println!("skipped {test}: {why}");
+    if let Some(path) = std::env::var_os("RAGLAN_TEST_SKIPPED") {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        // One write, so that tests that run at once do not mix their lines.
+        file.write_all(format!("{test}: {}\n", why.replace('\n', " ")).as_bytes()).unwrap();
+    }
+}
 
 /// Numbers between −1 and 1 that are the same in every run.
 pub(super) fn random(seed: u64, shape: &[usize], dtype: DType) -> Result<Tensor> {
