@@ -108,7 +108,8 @@ fn settings() -> serde_json::Value {
             {"name": "default", "chunk": {"max_tokens": 96, "target_tokens": 80, "overlap_tokens": 0, "min_tokens": 8}},
         ],
         // No job is to fail because processes and servers were killed under it; that is what the limits are for otherwise.
-        "jobs": {"max_attempts": 100, "query_deadline_s": 3_600, "lease_s": 5, "republish_after_s": 2},
+        // Deadlines are counted on the clocks of the processes: longer than those are wrong.
+        "jobs": {"max_attempts": 100, "query_deadline_s": 10_800, "lease_s": 5, "republish_after_s": 2},
         "log": {"level": "warn"},
     })
 }
