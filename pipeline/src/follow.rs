@@ -153,12 +153,23 @@ impl Follow {
                         }
                         // Above what the reader has, it will come by itself. Below, the log came back from a crash as it was some time ago and
                         // has given out numbers again: what it gave out meanwhile, its end too, went past this reader.
-                        let went_back = kept.last().is_some_and(|event| event.seq <= last);
+                        // A final event of the number that the reader has is one that it was not given: it would have left.
+                        let went_back = kept
+                            .last()
+                            .is_some_and(|event| event.seq < last || event.seq == last && event.kind.is_final());
                         if !went_back && kept.last().is_some_and(|event| event.kind.is_final()) {
                             continue;
                         }
+                        let gone = kept.is_empty() || went_back;
+                        // What is kept comes before the end, also where the reader was not given it yet.
+                        for event in kept {
+                            if event.seq > last {
+                                last = event.seq;
+                                yield event;
+                            }
+                        }
                         let floor = last.max(job.event_floor());
-                        if kept.is_empty() || went_back {
+                        if gone {
                             yield self.snapshot(&job, floor + 1).await;
                         }
                         yield Event {

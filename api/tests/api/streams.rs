@@ -74,6 +74,22 @@ async fn a_reader_hears_of_the_end_from_a_log_that_went_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_end_that_the_log_has_lost_comes_after_all_that_it_kept() {
+    let world = World::new();
+    let id = world.ask().await;
+    let lease = Duration::from_secs(30);
+    let Taken::Yes(job) = world.jobs.take(id, Stage::Retrieval, lease).await.unwrap() else { panic!() };
+    world.lifecycle.announce(&job, EventType::Retrieving, Value::Null).await;
+    // Past the lifecycle, which would log it.
+    let error = JobError::permanent("lost", "its event was lost");
+    world.jobs.finish(id, job.fence, Outcome::Fail(error)).await.unwrap().unwrap();
+    let answer = world.get(&format!("/v1/jobs/{id}/events")).await;
+    let all = events(&String::from_utf8(answer.body).unwrap());
+    assert_eq!(types(&all), ["job.queued", "job.retrieving", "job.failed"]);
+    assert!(all.windows(2).all(|pair| pair[0].0 < pair[1].0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_quiet_stream_is_kept_open_and_ends_with_the_server() {
     let world = World::new();
     let id = world.ask().await;
