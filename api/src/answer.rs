@@ -85,6 +85,9 @@ pub(crate) async fn accept(
         submitted
     });
     let Submitted { job, created } = task.await.map_err(|_| Problem::internal())??;
+    if created {
+        state.follow.accepted(&job);
+    }
     let job = match preference.wait {
         Some(wait) => until_ended(state, job, wait).await?,
         None => job,

@@ -28,6 +28,10 @@ use commands::{
 };
 use compose::Problems;
 
+/// Everything here allocates small things on many threads, at which the system's allocator is slow.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Answers questions from your own documents, as asynchronous jobs.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]

@@ -7,6 +7,8 @@
 //! cargo run --release -p raglan-load-tests -- searchers --dataset DIR --searchers 1 10 50 --seconds 20
 //! cargo run --release -p raglan-load-tests -- floor --jobs 20000
 //! cargo run --release -p raglan-load-tests -- jobs --jobs 20000 --pipeline nothing
+//! cargo run --release -p raglan-load-tests -- waiting --jobs 100000
+//! cargo run --release -p raglan-load-tests -- readers --readers 5000 --pid PID --workers 'raglan worker retrieval generation'
 //! cargo run --release -p raglan-load-tests -- start --binary target/release/raglan --data-dir DIR
 //! cargo run --release -p raglan-load-tests -- embed --dataset DIR --model DIR --embeddings FILE --questions FILE
 //! cargo run --release -p raglan-load-tests -- vectors --embeddings FILE --questions FILE --count 1000000 --dir DIR
@@ -46,6 +48,8 @@ enum Command {
     Ingest(ingest::Ingest),
     Jobs(pipeline::jobs::Jobs),
     Passages(passages::Passages),
+    Readers(pipeline::readers::Readers),
+    Waiting(pipeline::waiting::Waiting),
     Keyword(indexes::keyword::Keyword),
     Searchers(searchers::Searchers),
     Start(start::Start),
@@ -61,6 +65,8 @@ async fn main() -> anyhow::Result<()> {
         Command::Ingest(ingest) => ingest::run(&ingest).await,
         Command::Jobs(jobs) => pipeline::jobs::run(&jobs).await,
         Command::Passages(passages) => passages::run(&passages),
+        Command::Readers(readers) => pipeline::readers::run(&readers).await,
+        Command::Waiting(waiting) => pipeline::waiting::run(&waiting).await,
         Command::Keyword(keyword) => indexes::keyword::run(&keyword).await,
         Command::Searchers(searchers) => searchers::run(&searchers).await,
         Command::Start(start) => start::run(&start).await,

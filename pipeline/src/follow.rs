@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_stream::stream;
 use futures::{Stream, StreamExt, stream::BoxStream};
+use moka::sync::Cache;
 use serde_json::Value;
 use tokio::time::{Instant, interval_at};
 use tracing::warn;
@@ -17,6 +18,11 @@ use crate::{
 
 /// How often a follower that hears nothing looks whether the job has ended without an event.
 const RECHECK: Duration = Duration::from_secs(5);
+
+/// A job that was accepted so short a while ago is followed without asking the store for it.
+const JUST_NOW: Duration = Duration::from_secs(10);
+/// So many jobs are remembered for that.
+const REMEMBERED: u64 = 10_000;
 
 /// A job that is followed.
 pub struct Followed {
@@ -32,13 +38,26 @@ pub struct Follow {
     jobs: Arc<dyn JobStore>,
     events: Arc<dyn EventLog>,
     views: Views,
+    /// Jobs as they were accepted here.
+    accepted: Cache<JobId, Arc<Job>>,
 }
 
 impl Follow {
     /// Follows jobs of this store through this log.
     #[must_use]
     pub fn new(jobs: Arc<dyn JobStore>, events: Arc<dyn EventLog>, views: Views) -> Self {
-        Self { jobs, events, views }
+        let accepted = Cache::builder().max_capacity(REMEMBERED).time_to_live(JUST_NOW).build();
+        Self { jobs, events, views, accepted }
+    }
+
+    /// A job was accepted: most clients follow it at once.
+    pub fn accepted(&self, job: &Job) {
+        self.accepted.insert(job.id, Arc::new(job.clone()));
+    }
+
+    /// A job is not there any more.
+    pub fn removed(&self, id: JobId) {
+        self.accepted.invalidate(&id);
     }
 
     /// The events of a job after `after`, ending with its final event.
@@ -58,9 +77,13 @@ impl Follow {
             }
             Err(error) => return Err(error),
         };
-        let Some(job) = self.jobs.get(id).await?.filter(|job| job.tenant == *tenant) else {
-            return Ok(None);
+        // The log alone tells all that came since.
+        let accepted = self.accepted.get(&id).filter(|_| after == 0 && live.is_some());
+        let job = match accepted {
+            Some(job) => Some(Arc::unwrap_or_clone(job)),
+            None => self.jobs.get(id).await?,
         };
+        let Some(job) = job.filter(|job| job.tenant == *tenant) else { return Ok(None) };
         let ended = job.status.is_final();
         let events = if after > 0 && self.has_had_the_end(id, after).await {
             futures::stream::empty().boxed()

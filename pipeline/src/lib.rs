@@ -11,6 +11,7 @@ pub mod domain;
 pub mod follow;
 pub mod generation;
 pub mod ingestion;
+pub mod job_events;
 pub mod lifecycle;
 pub mod message;
 pub mod pipelines;

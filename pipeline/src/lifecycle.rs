@@ -32,8 +32,6 @@ pub struct LifecycleSettings {
     pub lease: Duration,
     /// How long passages are kept for `GET …/passages` and for generation.
     pub passages_ttl: Duration,
-    /// How long the events of an ended job can still be followed.
-    pub events_ttl: Duration,
 }
 
 impl Default for LifecycleSettings {
@@ -42,7 +40,6 @@ impl Default for LifecycleSettings {
             republish_after: Duration::from_secs(30),
             lease: Duration::from_secs(30),
             passages_ttl: Duration::from_secs(3_600),
-            events_ttl: Duration::from_secs(3_600),
         }
     }
 }
@@ -68,14 +65,16 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Adds an event to a job's log. A log that is down costs followers an event, never the job its work.
-    pub async fn announce(&self, job: &Job, kind: EventType, data: Value) -> Option<u64> {
-        match self.events.append(job.id, job.event_floor(), NewEvent::now(kind, data)).await {
-            Ok(seq) => Some(seq),
-            Err(error) => {
-                warn!(job_id = %job.id, event = kind.as_str(), %error, "event not logged");
-                None
-            }
+    /// Adds an event to a job's log.
+    pub async fn announce(&self, job: &Job, kind: EventType, data: Value) {
+        self.log(job, vec![NewEvent::now(kind, data)]).await;
+    }
+
+    /// Adds events to a job's log, if there are any. A log that is down costs followers events, never the job its work.
+    pub async fn log(&self, job: &Job, events: Vec<NewEvent>) {
+        let Some(last) = events.last().map(|event| event.kind) else { return };
+        if let Err(error) = self.events.append_all(job.id, job.event_floor(), events).await {
+            warn!(job_id = %job.id, event = last.as_str(), %error, "events not logged");
         }
     }
 
@@ -95,14 +94,18 @@ impl Lifecycle {
         }
     }
 
-    /// Leaves a job that the caller took, with what follows from it. False when the job was no longer the caller's: then nothing happened.
-    pub async fn finish(&self, job: &Job, outcome: Outcome) -> PortResult<bool> {
+    /// Leaves a job that the caller took, with what follows from it; `said` is what its followers are told before that. False when the job was no
+    /// longer the caller's: then nothing happened.
+    pub async fn finish(&self, job: &Job, outcome: Outcome, said: Vec<NewEvent>) -> PortResult<bool> {
         let Some(after) = self.jobs.finish(job.id, job.fence, outcome).await? else {
             return Ok(false);
         };
         if after.status.is_final() {
-            self.ended(&after).await;
-        } else if after.stage != job.stage {
+            self.ended(&after, said).await;
+            return Ok(true);
+        }
+        self.log(&after, said).await;
+        if after.stage != job.stage {
             self.enqueue(&after, Duration::ZERO).await;
         }
         Ok(true)
@@ -112,25 +115,23 @@ impl Lifecycle {
     pub async fn end(&self, id: JobId, ending: Ending) -> PortResult<Ended> {
         let ended = self.jobs.end(id, ending).await?;
         if let Ended::Now(job) = &ended {
-            self.ended(job).await;
+            self.ended(job, Vec::new()).await;
         }
         Ok(ended)
     }
 
-    /// What follows from a job's end, however it ended.
-    async fn ended(&self, job: &Job) {
+    /// What follows from a job's end, however it ended. `said` comes before its last event.
+    async fn ended(&self, job: &Job, mut said: Vec<NewEvent>) {
         metrics::counter!("raglan_jobs_ended_total", "status" => job.status.as_str(), "stage" => job.stage.as_str())
             .increment(1);
         if let Some(kind) = EventType::ending(job.status) {
-            self.announce(job, kind, self.views.job_json(job)).await;
+            said.push(NewEvent::now(kind, self.views.job_json(job)));
         }
+        self.log(job, said).await;
         if job.webhook.is_some()
             && let Err(error) = self.publish_deliveries().await
         {
             warn!(job_id = %job.id, %error, "webhook not published; the sweeper will");
-        }
-        if let Err(error) = self.events.forget(job.id, self.settings.events_ttl).await {
-            warn!(job_id = %job.id, %error, "events not set to expire");
         }
         if let JobSpec::Ingestion(_) = &job.spec {
             self.remove_blobs(job).await;
@@ -183,24 +184,24 @@ impl Lifecycle {
         if let Err(error) = self.cache.remove(Namespace::Passages, &job.id.to_string()).await {
             warn!(job_id = %job.id, %error, "passages of a removed job not removed");
         }
-        if let Err(error) = self.events.forget(job.id, Duration::ZERO).await {
+        if let Err(error) = self.events.forget(job.id).await {
             warn!(job_id = %job.id, %error, "events of a removed job not removed");
         }
         if let JobSpec::Ingestion(_) = &job.spec {
             self.remove_blobs(job).await;
         }
     }
+}
 
-    /// Tells followers that a stage failed and will be tried again.
-    pub async fn announce_retry(&self, job: &Job, cause: &str, delay: Duration) {
-        let data = json!({
-            "stage": job.stage,
-            "attempt": job.attempt,
-            "cause": cause,
-            "retry_in_ms": u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-        });
-        self.announce(job, EventType::Retrying, data).await;
-    }
+/// What followers are told of a stage that failed and will be tried again.
+#[must_use]
+pub fn retrying(job: &Job, cause: &str, delay: Duration) -> Value {
+    json!({
+        "stage": job.stage,
+        "attempt": job.attempt,
+        "cause": cause,
+        "retry_in_ms": u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+    })
 }
 
 /// The folder of blobs that belong to one job.

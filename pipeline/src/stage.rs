@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Job, JobError, JobStatus, Progress},
+    job_events::JobEvents,
     ports::{ModelError, Outcome, Place, PortError},
 };
 
@@ -19,6 +20,8 @@ pub struct StageContext {
     pub cancel: CancellationToken,
     /// What the next heartbeat writes to the store.
     pub report: Arc<watch::Sender<Report>>,
+    /// What the job's followers hear of the stage.
+    pub events: Arc<JobEvents>,
 }
 
 /// How far a stage is.

@@ -425,14 +425,9 @@ pub fn passage(passage: &Passage) -> PassageView {
 
 /// An event.
 #[must_use]
-pub fn event(event: &Event) -> EventView {
-    EventView {
-        seq: event.seq,
-        job_id: event.job_id.0,
-        kind: event.kind.as_str().to_owned(),
-        at: event.at,
-        data: event.data.clone(),
-    }
+pub fn event(event: Event) -> EventView {
+    let Event { seq, job_id, kind, at, data } = event;
+    EventView { seq, job_id: job_id.0, kind: kind.as_str().to_owned(), at, data }
 }
 
 fn to_json<T: Serialize>(value: &T) -> Value {

@@ -129,7 +129,12 @@ impl Api {
     /// A job when it has ended.
     pub async fn ended(&self, id: &str) -> Value {
         eventually(&format!("the end of job {id}"), async || {
-            let job = self.get(&format!("/v1/jobs/{id}?wait=20")).await.expect(200);
+            let reply = self.get(&format!("/v1/jobs/{id}?wait=20")).await;
+            // A server that is full for a moment is asked again, as any client would.
+            if reply.status == 503 && reply.headers.contains_key("retry-after") {
+                return None;
+            }
+            let job = reply.expect(200);
             is_final(&job).then_some(job)
         })
         .await

@@ -5,8 +5,9 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt};
 use raglan_pipeline::{
-    domain::{Job, JobError, JobId, Stage, now},
-    lifecycle::Lifecycle,
+    domain::{EventType, Job, JobError, JobId, NewEvent, Stage, now},
+    job_events::JobEvents,
+    lifecycle::{Lifecycle, retrying},
     message::Message,
     ports::{Delivered, Ending, Followed, Outcome, Place, PortResult, Taken},
     stage::{JobStage, Report, StageContext, StageError},
@@ -58,6 +59,9 @@ enum Stopped {
     Shutdown,
 }
 
+/// How the work on a job ended.
+type Ended = Result<Result<Outcome, StageError>, Stopped>;
+
 /// A stage that takes longer than this listens for its job's end. Shorter ones are over before anybody could tell them.
 const LISTEN_AFTER: Duration = Duration::from_millis(50);
 
@@ -102,25 +106,28 @@ impl JobWorker {
             }
         };
         let begun = Instant::now();
-        let ended = self.attempt(&job, &abandon).await;
+        let (ended, said) = self.attempt(&job, &abandon).await;
         metrics::histogram!("raglan_stage_seconds", "stage" => self.stage.as_str())
             .record(begun.elapsed().as_secs_f64());
         settle(match ended {
             Ok(Ok(outcome)) => {
-                self.leave(&job, outcome).await;
+                self.leave(&job, outcome, said).await;
                 delivered.ack().await
             }
             Ok(Err(StageError::Permanent(error))) => {
                 info!(code = error.code, message = error.message, "job failed");
-                self.leave(&job, Outcome::Fail(error)).await;
+                self.leave(&job, Outcome::Fail(error), said).await;
                 delivered.ack().await
             }
-            Ok(Err(StageError::Retry { error, after })) => self.retry(&job, error, after, delivered).await,
+            Ok(Err(StageError::Retry { error, after })) => {
+                self.retry(&job, error, after, said, delivered).await
+            }
             Ok(Err(StageError::Cancelled)) | Err(Stopped::Lost) => {
                 debug!("job was ended or taken over");
                 delivered.ack().await
             }
             Err(Stopped::Deadline) => {
+                self.lifecycle.log(&job, said).await;
                 if let Err(error) = self.lifecycle.end(job.id, Ending::Deadline).await {
                     warn!(%error, "deadline not recorded; the sweeper will");
                 }
@@ -128,26 +135,44 @@ impl JobWorker {
             }
             Err(Stopped::Shutdown) => {
                 let due_at = now() + delta(self.lifecycle.settings.republish_after);
-                self.leave(&job, Outcome::HandBack { due_at }).await;
+                self.leave(&job, Outcome::HandBack { due_at }, said).await;
                 delivered.hand_back().await
             }
         });
     }
 
+    /// Runs the stage and takes what it says to the job's log. How it ended, and what it said that is not there yet.
+    async fn attempt(&self, job: &Job, abandon: &CancellationToken) -> (Ended, Vec<NewEvent>) {
+        let events = Arc::new(JobEvents::default());
+        let (report, reports) = watch::channel(Report::default());
+        let context = StageContext {
+            cancel: CancellationToken::new(),
+            report: Arc::new(report),
+            events: Arc::clone(&events),
+        };
+        let run = async {
+            let ended = self.run(job, &context, reports, abandon).await;
+            events.close();
+            ended
+        };
+        let (ended, ()) = tokio::join!(run, events.pass_on(|said| self.lifecycle.log(job, said)));
+        (ended, events.take())
+    }
+
     /// Runs the stage with a heartbeat, until it is done or must stop.
-    async fn attempt(
+    async fn run(
         &self,
         job: &Job,
+        context: &StageContext,
+        reports: watch::Receiver<Report>,
         abandon: &CancellationToken,
-    ) -> Result<Result<Outcome, StageError>, Stopped> {
+    ) -> Ended {
         if job.attempt > self.settings.max_attempts {
             // Every attempt ended without a word: its worker died each time.
             let message = format!("{} workers died while working on this job", self.settings.max_attempts);
             return Ok(Err(StageError::Permanent(JobError::permanent("attempts_exhausted", message))));
         }
-        let (report, reports) = watch::channel(Report::default());
-        let context = StageContext { cancel: CancellationToken::new(), report: Arc::new(report) };
-        let work = AssertUnwindSafe(self.work.run(job, &context)).catch_unwind();
+        let work = AssertUnwindSafe(self.work.run(job, context)).catch_unwind();
         tokio::pin!(work);
         let left = (job.deadline - now()).to_std().unwrap_or_default();
         let stopped = tokio::select! {
@@ -155,7 +180,7 @@ impl JobWorker {
             done = &mut work => {
                 let done = done.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
                 if done.is_ok() {
-                    self.report_last(job, &context).await;
+                    self.report_last(job, context).await;
                 }
                 return Ok(done);
             }
@@ -227,9 +252,9 @@ impl JobWorker {
 
     /// Leaves a job. A store that fails for a moment is tried again; one that stays away leaves the job to the sweeper, which brings
     /// it back when its lease has run out.
-    async fn leave(&self, job: &Job, outcome: Outcome) {
+    async fn leave(&self, job: &Job, outcome: Outcome, said: Vec<NewEvent>) {
         for attempt in 1..=5 {
-            match self.lifecycle.finish(job, outcome.clone()).await {
+            match self.lifecycle.finish(job, outcome.clone(), said.clone()).await {
                 Ok(true) => return,
                 Ok(false) => {
                     debug!("job was no longer this worker's; nothing written");
@@ -248,11 +273,12 @@ impl JobWorker {
         job: &Job,
         error: JobError,
         after: Option<Duration>,
+        mut said: Vec<NewEvent>,
         delivered: Box<dyn Delivered>,
     ) -> PortResult<()> {
         if job.attempt >= self.settings.max_attempts {
             warn!(code = error.code, message = error.message, "attempts used up");
-            self.leave(job, Outcome::Fail(error)).await;
+            self.leave(job, Outcome::Fail(error), said).await;
             return delivered.ack().await;
         }
         let delay = self.delay(job.attempt, after);
@@ -263,9 +289,9 @@ impl JobWorker {
             attempt = job.attempt,
             "trying again later"
         );
-        self.lifecycle.announce_retry(job, &error.message, delay).await;
+        said.push(NewEvent::now(EventType::Retrying, retrying(job, &error.message, delay)));
         let due_at = now() + delta(delay + self.lifecycle.settings.republish_after);
-        self.leave(job, Outcome::Retry { due_at }).await;
+        self.leave(job, Outcome::Retry { due_at }, said).await;
         delivered.nack(delay, &error.message).await
     }
 

@@ -81,7 +81,7 @@ pub(crate) async fn follow_job(
     let streams = &state.settings.streams;
     let (sender, receiver) = mpsc::channel(BUFFER);
     tokio::spawn(pump(events, sender, streams.write_timeout, state.shutdown.clone()));
-    let stream = ReceiverStream::new(receiver).map(|event| Ok::<_, Infallible>(to_sse(&event)));
+    let stream = ReceiverStream::new(receiver).map(|event| Ok::<_, Infallible>(to_sse(event)));
     let keep_alive = KeepAlive::new().interval(streams.keep_alive).text("keep-alive");
     let mut response = Sse::new(stream).keep_alive(keep_alive).into_response();
     let headers = response.headers_mut();
@@ -116,8 +116,9 @@ async fn pump(
     }
 }
 
-fn to_sse(event: &Event) -> SseEvent {
+fn to_sse(event: Event) -> SseEvent {
     // JSON has no line breaks of its own, so this is one `data:` line.
+    let (seq, kind) = (event.seq, event.kind.as_str());
     let data = serde_json::to_string(&view::event(event)).unwrap_or_default();
-    SseEvent::default().id(event.seq.to_string()).event(event.kind.as_str()).data(data)
+    SseEvent::default().id(seq.to_string()).event(kind).data(data)
 }

@@ -247,5 +247,6 @@ pub(crate) async fn delete_job(
     if !job.status.is_final() || !state.lifecycle.remove(&job).await? {
         return Err(Problem::conflict("job_running", "the job has not ended; cancel it first"));
     }
+    state.follow.removed(id);
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -16,7 +16,7 @@ use futures::{
 };
 use raglan_pipeline::{
     domain::{Event, JobId, JobStatus},
-    view,
+    view::{self, EventView},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -127,6 +127,14 @@ pub(crate) async fn follow_jobs_ws(
 /// The next event of a job, or none after its last one.
 type Next = (JobId, Option<Event>);
 
+/// What a socket says of the jobs that it follows.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Passed {
+    Event(EventView),
+    Done(Reply),
+}
+
 /// One socket with its subscriptions. Jobs with something to send are served in turn.
 struct Session {
     connection: Connection,
@@ -155,14 +163,16 @@ impl Session {
         }
     }
 
-    async fn pass_on(&mut self, (id, event): Next) -> Result<(), Closed> {
-        match event {
-            Some(event) => self.connection.send_json(&view::event(&event)).await,
+    async fn pass_on(&mut self, next: Next) -> Result<(), Closed> {
+        let followed = &mut self.followed;
+        let view = |(id, event): Next| match event {
+            Some(event) => Passed::Event(view::event(event)),
             None => {
-                self.followed.remove(&id);
-                self.connection.send_json(&Reply::Done { job_id: id.0 }).await
+                followed.remove(&id);
+                Passed::Done(Reply::Done { job_id: id.0 })
             }
-        }
+        };
+        self.connection.send_ready(next, &mut self.events, view).await
     }
 
     async fn obey(&mut self, text: &[u8]) -> Result<(), Closed> {

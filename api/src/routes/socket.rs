@@ -12,7 +12,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use futures::{StreamExt, stream::BoxStream};
+use futures::{FutureExt, SinkExt, Stream, StreamExt, stream::BoxStream};
 use raglan_pipeline::{
     domain::{Event, JobId},
     view::{self, EventView},
@@ -37,6 +37,10 @@ use crate::{
 pub(crate) const NORMAL: u16 = 1000;
 /// The server stops; connect again to resume.
 pub(crate) const GOING_AWAY: u16 = 1001;
+/// Bytes that are read at once.
+const READ_BUFFER: usize = 4 << 10;
+/// So many frames at most go out together.
+const FRAMES_AT_ONCE: usize = 32;
 /// How long the other side may take to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// So many pings without any sign of life end the socket.
@@ -92,7 +96,11 @@ async fn carry(
     loop {
         tokio::select! {
             event = events.next() => match event {
-                Some(event) => if connection.send_json(&view::event(&event)).await.is_err() { return },
+                Some(event) => {
+                    if connection.send_ready(event, &mut events, view::event).await.is_err() {
+                        return;
+                    }
+                }
                 None => return connection.close(NORMAL, "nothing more will come").await,
             },
             // What a client says on this socket means nothing, but must be read for pings and closes.
@@ -137,8 +145,8 @@ impl Opening {
         upgrade
             .max_message_size(settings.message_bytes)
             .max_frame_size(settings.message_bytes)
-            // Frames go out one at a time: nothing is gained by collecting them.
-            .write_buffer_size(0)
+            // What clients send is small, and thousands of them send nothing.
+            .read_buffer_size(READ_BUFFER)
             .on_upgrade(move |socket| async move {
                 metrics::gauge!("raglan_sockets").increment(1.0);
                 serve(Connection::new(socket, &settings)).await;
@@ -146,6 +154,10 @@ impl Opening {
                 drop(permit);
             })
     }
+}
+
+fn frame<T: Serialize>(value: &T) -> Result<Message, Closed> {
+    Ok(Message::Text(serde_json::to_string(value).map_err(|_| Closed)?.into()))
 }
 
 /// What came from the client.
@@ -181,12 +193,44 @@ impl Connection {
 
     /// Sends JSON as one text frame.
     pub(crate) async fn send_json<T: Serialize + Sync>(&mut self, value: &T) -> Result<(), Closed> {
-        let text = serde_json::to_string(value).map_err(|_| Closed)?;
-        self.send(Message::Text(text.into())).await
+        self.send(frame(value)?).await
+    }
+
+    /// Sends the first of a stream's items that has come, and those behind it that are there already, each as one text frame.
+    pub(crate) async fn send_ready<I, T, S>(
+        &mut self,
+        first: I,
+        rest: &mut S,
+        mut view: impl FnMut(I) -> T,
+    ) -> Result<(), Closed>
+    where
+        T: Serialize + Sync,
+        S: Stream<Item = I> + Unpin,
+    {
+        let mut frames = vec![frame(&view(first))?];
+        while frames.len() < FRAMES_AT_ONCE
+            && let Some(Some(next)) = rest.next().now_or_never()
+        {
+            frames.push(frame(&view(next))?);
+        }
+        self.in_time(async |socket| {
+            for frame in frames {
+                socket.feed(frame).await?;
+            }
+            socket.flush().await
+        })
+        .await
     }
 
     async fn send(&mut self, message: Message) -> Result<(), Closed> {
-        match timeout(self.write_timeout, self.socket.send(message)).await {
+        self.in_time(async |socket| socket.send(message).await).await
+    }
+
+    async fn in_time(
+        &mut self,
+        write: impl AsyncFnOnce(&mut WebSocket) -> Result<(), axum::Error>,
+    ) -> Result<(), Closed> {
+        match timeout(self.write_timeout, write(&mut self.socket)).await {
             Ok(sent) => sent.map_err(|_| Closed),
             Err(_) => {
                 metrics::counter!("raglan_slow_readers_total", "transport" => "ws").increment(1);

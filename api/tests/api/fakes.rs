@@ -195,13 +195,15 @@ pub struct EventsHandle(pub Arc<Events>);
 
 #[async_trait]
 impl EventLog for EventsHandle {
-    async fn append(&self, job: JobId, floor: u64, event: NewEvent) -> PortResult<u64> {
+    async fn append_all(&self, job: JobId, floor: u64, new: Vec<NewEvent>) -> PortResult<u64> {
         let mut events = self.0.events.lock().unwrap();
         let kept = events.entry(job).or_default();
-        let seq = kept.last().map_or(floor, |last| last.seq.max(floor)) + 1;
-        kept.push(Event { seq, job_id: job, kind: event.kind, at: event.at, data: event.data });
+        for NewEvent { kind, at, data } in new {
+            let seq = kept.last().map_or(floor, |last| last.seq.max(floor)) + 1;
+            kept.push(Event { seq, job_id: job, kind, at, data });
+        }
         self.0.changed.send_replace(());
-        Ok(seq)
+        Ok(kept.last().unwrap().seq)
     }
 
     async fn follow(&self, job: JobId, after: u64) -> PortResult<BoxStream<'static, Followed>> {
@@ -233,10 +235,8 @@ impl EventLog for EventsHandle {
         Ok(self.0.events.lock().unwrap().get(&job).cloned().unwrap_or_default())
     }
 
-    async fn forget(&self, job: JobId, delay: Duration) -> PortResult<()> {
-        if delay.is_zero() {
-            self.0.events.lock().unwrap().remove(&job);
-        }
+    async fn forget(&self, job: JobId) -> PortResult<()> {
+        self.0.events.lock().unwrap().remove(&job);
         Ok(())
     }
 }

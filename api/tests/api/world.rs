@@ -212,7 +212,7 @@ impl World {
         let Taken::Yes(job) = self.jobs.take(id, Stage::Retrieval, lease).await.unwrap() else { panic!() };
         lifecycle.announce(&job, EventType::Retrieving, Value::Null).await;
         let outcome = Outcome::Advance { to: Stage::Generation, due_at: now(), took_ms: 3 };
-        assert!(lifecycle.finish(&job, outcome).await.unwrap());
+        assert!(lifecycle.finish(&job, outcome, Vec::new()).await.unwrap());
         let Taken::Yes(job) = self.jobs.take(id, Stage::Generation, lease).await.unwrap() else { panic!() };
         lifecycle.announce(&job, EventType::Generating, Value::Null).await;
         for piece in text.split_inclusive(' ') {
@@ -230,7 +230,7 @@ impl World {
             degraded: Vec::new(),
         };
         let outcome = Outcome::Succeed { result: Box::new(JobResult::Query(result)), took_ms: Some(5) };
-        assert!(lifecycle.finish(&job, outcome).await.unwrap());
+        assert!(lifecycle.finish(&job, outcome, Vec::new()).await.unwrap());
     }
 
     /// Serves on a port of this machine, until the test ends.

@@ -15,7 +15,7 @@ use futures::{StreamExt, stream, stream::BoxStream};
 use metrics::{Counter, Gauge, counter, gauge};
 use raglan_pipeline::{
     domain::{Event, JobId, NewEvent},
-    ports::{EventLog, Followed, PortResult},
+    ports::{ErrorKind, EventLog, Followed, PortError, PortResult},
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -92,8 +92,14 @@ impl Shared {
 
 #[async_trait]
 impl EventLog for InProcessEventLog {
-    async fn append(&self, job: JobId, floor: u64, event: NewEvent) -> PortResult<u64> {
-        let (seq, readers) = self.shared.with(|state, now| state.append(now, job, floor, event));
+    async fn append_all(&self, job: JobId, floor: u64, events: Vec<NewEvent>) -> PortResult<u64> {
+        let appended = self.shared.with(|state, now| {
+            let append = |event| state.append(now, job, floor, event);
+            events.into_iter().map(append).last()
+        });
+        let Some((seq, readers)) = appended else {
+            return Err(PortError::new(ErrorKind::Invalid, "there are no events to be added to the log"));
+        };
         readers.notify_waiters();
         Ok(seq)
     }
@@ -109,8 +115,8 @@ impl EventLog for InProcessEventLog {
         Ok(events.into_iter().map(Arc::unwrap_or_clone).collect())
     }
 
-    async fn forget(&self, job: JobId, delay: Duration) -> PortResult<()> {
-        self.shared.with(|state, now| state.forget(now, job, delay));
+    async fn forget(&self, job: JobId) -> PortResult<()> {
+        self.shared.with(|state, _| state.forget(job));
         Ok(())
     }
 }

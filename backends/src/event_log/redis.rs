@@ -1,6 +1,6 @@
 //! The event log of the distributed shape: a Redis stream a job, and one published message for each event.
 //!
-//! Events are numbered by Redis, in one script that adds an event, trims the stream, sets its time to live and publishes the event itself. A process has
+//! Events are numbered by Redis, in one script that adds events, trims the stream, sets its time to live and publishes the events themselves. A process has
 //! one connection on which it hears of all jobs that somebody there follows; a reader reads the stream once when it joins, and from then on only when it
 //! cannot be sure to have heard everything: each event names the one before it, so nothing goes missing unnoticed.
 
@@ -32,11 +32,11 @@ use self::{
 };
 use crate::redis_client::{Call, RedisClient};
 
-/// Adds an event; see there.
+/// Adds events; see there.
 static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/append.lua")));
 
-/// A larger event is refused: it would hold up everything else in Redis.
-const MAX_EVENT_BYTES: usize = 8 << 20;
+/// More than that in one call is refused: it would hold up everything else in Redis.
+const MAX_BYTES: usize = 8 << 20;
 /// How many events are read at once.
 const PAGE: usize = 200;
 /// How many readers read their streams at once; when a connection comes back, all want to.
@@ -105,27 +105,29 @@ impl Log {
 
 #[async_trait]
 impl EventLog for RedisEventLog {
-    async fn append(&self, job: JobId, floor: u64, event: NewEvent) -> PortResult<u64> {
-        let body = wire::body(&event)?;
-        if body.len() > MAX_EVENT_BYTES {
-            let message = format!("an event of {} bytes is too large for the log", body.len());
+    async fn append_all(&self, job: JobId, floor: u64, events: Vec<NewEvent>) -> PortResult<u64> {
+        // Nothing comes before it.
+        let is_first = events.first().is_some_and(|event| event.kind == EventType::Queued);
+        let bodies = events.iter().map(wire::body).collect::<PortResult<Vec<_>>>()?;
+        let bytes = bodies.iter().map(Vec::len).sum::<usize>();
+        if bodies.is_empty() || bytes > MAX_BYTES {
+            let message = format!("{} events of {bytes} bytes cannot be added to the log", bodies.len());
             return Err(PortError::new(ErrorKind::Invalid, message));
         }
         let key = wire::key(self.log.client.prefix(), job);
-        // By this it is found again, should the answer get lost on the way.
-        let token = rand::random::<[u8; 16]>();
+        // By this they are found again, should the answer get lost on the way.
+        let mark = rand::random::<[u8; 16]>();
         let append = |again| {
             let mut script = APPEND.key(&key);
             script
                 .arg(floor)
-                .arg(&body)
-                .arg(&token[..])
+                .arg(&mark[..])
                 .arg(self.log.settings.events_per_job.max(1))
                 .arg(millis(self.log.settings.ttl))
-                // Nothing comes before it.
-                .arg(u8::from(event.kind == EventType::Queued))
+                .arg(u8::from(is_first))
                 .arg(created_ms(job))
-                .arg(if again { LOOKED_THROUGH } else { 1 });
+                .arg(if again { LOOKED_THROUGH } else { 1 })
+                .arg(&bodies);
             Call::Script(script)
         };
         self.log.client.call(&key, append).await
@@ -154,15 +156,9 @@ impl EventLog for RedisEventLog {
         }
     }
 
-    async fn forget(&self, job: JobId, delay: Duration) -> PortResult<()> {
+    async fn forget(&self, job: JobId) -> PortResult<()> {
         let key = wire::key(self.log.client.prefix(), job);
-        let forget = |_| {
-            Call::Command(match millis(delay) {
-                0 => cmd("UNLINK").arg(&key).take(),
-                delay_ms => cmd("PEXPIRE").arg(&key).arg(delay_ms).take(),
-            })
-        };
-        self.log.client.call(&key, forget).await
+        self.log.client.call(&key, |_| Call::Command(cmd("UNLINK").arg(&key).take())).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! The record of jobs in PostgreSQL.
 
 mod group;
+mod known;
 mod table;
 mod writer;
 
@@ -16,15 +17,15 @@ use raglan_pipeline::{
 };
 
 use self::{
-    group::{Answer, Operation},
+    group::{Answer, Change, Operation},
     table::Sweep,
     writer::Writer,
 };
 use crate::database::PostgresDatabase;
 
 /// Jobs in PostgreSQL. Accepting, taking, extending, finishing and ending go through a few tasks, of which each writes those that wait for it in
-/// one transaction with a handful of statements, so that being durable does not cost each of them a round trip and a flush.
-/// Rows are locked in the order of their ids, read, changed by the rules that every store keeps, and written back.
+/// one statement, so that being durable does not cost each of them a round trip and a flush. A job is changed by the rules that every store
+/// keeps, and written back if it still is what it was when it was read; else it is read once more.
 ///
 /// Leases and due times are counted on the server's clock. `list` may be answered by the read replica. `waiting` has to count,
 /// so that where many thousands wait its answer may be some seconds old. A call whose caller stops waiting has no effect where
@@ -101,13 +102,11 @@ impl JobStore for PostgresJobStore {
         self.database
             .transaction(async |connection| {
                 table::catch_up(connection, limit).await?;
-                let mut due = table::lock_due(connection, limit).await?;
-                for (record, now) in &mut due {
-                    record.postpone(*now, postpone);
-                }
-                let records: Vec<_> = due.into_iter().map(|(record, _)| record).collect();
-                table::update(connection, &records, Sweep::WhenDue).await?;
-                Ok(records.into_iter().map(|record| record.job).collect())
+                let due = table::lock_due(connection, limit).await?;
+                let postponed = |(record, now)| Change::of(record, |record| record.postpone(now, postpone));
+                let changes: Vec<_> = due.into_iter().map(postponed).collect();
+                table::update(connection, &changes, Sweep::WhenDue).await?;
+                Ok(changes.into_iter().map(|change| change.record.job).collect())
             })
             .await
     }

@@ -175,7 +175,6 @@ pub(super) fn lifecycle_settings(jobs: &config::Jobs) -> LifecycleSettings {
         republish_after: Duration::from_secs(jobs.republish_after_s),
         lease: Duration::from_secs(jobs.lease_s),
         passages_ttl: Duration::from_secs(jobs.passages_ttl_s),
-        events_ttl: Duration::from_secs(jobs.events_ttl_s),
     }
 }
 

@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use futures::{SinkExt, StreamExt, stream::SplitSink};
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -22,8 +22,10 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest},
 };
 
+use super::{is_final, question, submit};
 use crate::{
-    api::{Api, Server, send},
+    api::{Api, Server},
+    process::processor_time_of,
     stats::percentile,
 };
 
@@ -52,6 +54,9 @@ pub struct Jobs {
     /// WebSockets that the jobs are followed on.
     #[arg(long, default_value_t = 8)]
     sockets: usize,
+    /// Processes whose processor time is told, too.
+    #[arg(long, num_args = 1..)]
+    pids: Vec<u32>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -69,6 +74,8 @@ struct Report {
     job_p99_ms: f64,
     /// Ended in another way than with a result.
     not_succeeded: usize,
+    /// Milliseconds of processor time for each job, of each process that was named and then of this one.
+    processor_ms: Vec<f64>,
 }
 
 type Sink = SplitSink<WebSocketStream<MaybeTlsStream<TcpStream>>, Message>;
@@ -95,12 +102,15 @@ pub async fn run(jobs: &Jobs) -> anyhow::Result<()> {
     let mut readers = JoinSet::new();
     let mut subscribe = Vec::new();
     for _ in 0..jobs.sockets.max(1) {
-        let (sink, stream) = connect(&jobs.server).await?.split();
+        let (sink, stream) = connect(&jobs.server, "/v1/ws").await?.split();
         let (ask, asked) = mpsc::unbounded_channel();
         readers.spawn(write(sink, asked));
         readers.spawn(read(stream, ledger.clone()));
         subscribe.push(ask);
     }
+    let pids: Vec<u32> = jobs.pids.iter().copied().chain([std::process::id()]).collect();
+    let used = || pids.iter().map(|pid| processor_time_of(*pid)).collect::<anyhow::Result<Vec<_>>>();
+    let used_before = used()?;
     let places = Arc::new(Semaphore::new(jobs.in_flight.max(1)));
     let begun = Instant::now();
     let mut submitting: JoinSet<anyhow::Result<f64>> = JoinSet::new();
@@ -112,19 +122,13 @@ pub async fn run(jobs: &Jobs) -> anyhow::Result<()> {
             sleep_until(Moment::from_std(at)).await;
         }
         let place = places.clone().acquire_owned().await?;
-        let body = json!({
-            "query": format!("question {number}"),
-            "pipeline": jobs.pipeline,
-            "collection": jobs.collection,
-            "cache": "bypass",
-        });
+        let body = question(number, &jobs.pipeline, &jobs.collection);
         let (api, ledger) = (api.clone(), ledger.clone());
         let subscribe = subscribe[number % subscribe.len()].clone();
         submitting.spawn(async move {
             let begun = Instant::now();
-            let job = send(api.post("/v1/queries").json(&body)).await?;
+            let id = submit(&api, &body).await?;
             let took = begun.elapsed().as_secs_f64() * 1_000.0;
-            let id = job["job_id"].as_str().context("the answer names no job")?.to_owned();
             lock(&ledger).open.insert(id.clone(), OnItsWay { begun, _place: place });
             subscribe.send(id)?;
             Ok(took)
@@ -146,6 +150,10 @@ pub async fn run(jobs: &Jobs) -> anyhow::Result<()> {
         },
     }
     let seconds = begun.elapsed().as_secs_f64();
+    #[allow(clippy::cast_precision_loss)] // a count
+    let each = |time: Duration| time.as_secs_f64() * 1_000.0 / jobs.jobs as f64;
+    let used = used()?.into_iter().zip(used_before);
+    let processor_ms = used.map(|(after, before)| each(after.saturating_sub(before))).collect();
     let ledger = lock(&ledger);
     let at = |values: &[f64], share| percentile(values, share).unwrap_or_default();
     #[allow(clippy::cast_precision_loss)] // a count
@@ -158,6 +166,7 @@ pub async fn run(jobs: &Jobs) -> anyhow::Result<()> {
         job_p50_ms: at(&ledger.took_ms, 0.5),
         job_p99_ms: at(&ledger.took_ms, 0.99),
         not_succeeded: ledger.not_succeeded,
+        processor_ms,
     };
     if jobs.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -173,12 +182,19 @@ pub async fn run(jobs: &Jobs) -> anyhow::Result<()> {
             report.job_p99_ms,
             report.not_succeeded
         );
+        for (pid, ms) in pids.iter().zip(&report.processor_ms) {
+            println!("process {pid}: {ms:.3} ms of processor time for each job");
+        }
     }
     Ok(())
 }
 
-async fn connect(server: &Server) -> anyhow::Result<WebSocketStream<MaybeTlsStream<TcpStream>>> {
-    let url = format!("{}/v1/ws", server.url.replacen("http", "ws", 1));
+/// Opens the WebSocket at a path.
+pub(super) async fn connect(
+    server: &Server,
+    path: &str,
+) -> anyhow::Result<WebSocketStream<MaybeTlsStream<TcpStream>>> {
+    let url = format!("{}{path}", server.url.replacen("http", "ws", 1));
     let mut request = url.into_client_request()?;
     if let Some(key) = &server.key {
         request.headers_mut().insert("authorization", format!("Bearer {key}").parse()?);
@@ -199,22 +215,28 @@ async fn write(mut sink: Sink, mut asked: mpsc::UnboundedReceiver<String>) -> an
     Ok(())
 }
 
+/// As much of what the server says as is needed here: reading all of it would take the servers' time.
+#[derive(Deserialize)]
+struct Said<'a> {
+    op: Option<&'a str>,
+    #[serde(rename = "type")]
+    kind: Option<&'a str>,
+    job_id: Option<&'a str>,
+}
+
 async fn read(
     mut stream: impl StreamExt<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin,
     ledger: Shared,
 ) -> anyhow::Result<()> {
     while let Some(message) = stream.next().await {
         let Message::Text(text) = message? else { continue };
-        let event: Value = serde_json::from_str(&text)?;
-        if event["op"] == "error" {
-            bail!("the server says: {event}");
+        let said: Said = serde_json::from_str(&text)?;
+        if said.op == Some("error") {
+            bail!("the server says: {text}");
         }
-        let kind = event["type"].as_str().unwrap_or_default();
-        if !matches!(kind, "job.succeeded" | "job.failed" | "job.cancelled" | "job.expired") {
-            continue;
-        }
+        let Some(kind) = said.kind.filter(|kind| is_final(kind)) else { continue };
         let mut ledger = lock(&ledger);
-        if let Some(ended) = event["job_id"].as_str().and_then(|id| ledger.open.remove(id)) {
+        if let Some(ended) = said.job_id.and_then(|id| ledger.open.remove(id)) {
             ledger.took_ms.push(ended.begun.elapsed().as_secs_f64() * 1_000.0);
             ledger.not_succeeded += usize::from(kind != "job.succeeded");
         }

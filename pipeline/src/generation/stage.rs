@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use serde_json::json;
-use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
@@ -24,9 +23,6 @@ use crate::{
     retrieval::{Retriever, SearchRequest, answer_key, query_of, read},
     stage::{JobStage, StageContext, StageError, millis},
 };
-
-/// Pieces of text that come within this time travel as one event: a fast model must not flood the log, and nobody reads faster.
-const COALESCE: Duration = Duration::from_millis(30);
 
 /// How long an answer stays in the cache. It is dropped earlier when documents change, since its key names their state.
 const ANSWER_TTL: Duration = Duration::from_secs(3_600);
@@ -86,9 +82,8 @@ impl JobStage for GenerationStage {
         let mut retrieved = self.passages(job, spec, pipeline).await?;
         let begun = std::time::Instant::now();
         let data = json!({"status": job.status, "attempt": job.attempt, "model": generator.model()});
-        self.lifecycle.announce(job, EventType::Generating, data).await;
-        let answer =
-            self.answer(job, spec, pipeline, generator.as_ref(), &retrieved.passages, context).await?;
+        context.events.say(EventType::Generating, data);
+        let answer = answer(spec, pipeline, generator.as_ref(), &retrieved.passages, context).await?;
         retrieved.degraded.extend(answer.degraded);
         retrieved.degraded.sort_unstable();
         retrieved.degraded.dedup();
@@ -127,87 +122,6 @@ impl GenerationStage {
         Ok(retrieved)
     }
 
-    async fn answer(
-        &self,
-        job: &Job,
-        spec: &QuerySpec,
-        pipeline: &QueryPipeline,
-        generator: &dyn Generator,
-        passages: &[Passage],
-        context: &StageContext,
-    ) -> Result<Answer, StageError> {
-        // Without a source no generator can know anything: a model asked all the same would make something up.
-        if passages.is_empty() {
-            self.delta(job, NOT_FOUND).await;
-            return Ok(Answer {
-                text: NOT_FOUND.to_owned(),
-                citations: Vec::new(),
-                reason: FinishReason::Stop,
-                usage: Usage::default(),
-                found: false,
-                degraded: Vec::new(),
-            });
-        }
-        let answer_tokens = spec.generation.max_tokens as usize;
-        let room = generator.context_tokens().map_or(usize::MAX, |most| most.saturating_sub(answer_tokens));
-        let budget = pipeline.generate.max_prompt_tokens.min(room);
-        let prompt = prompt(generator.tokenizer(), budget, &spec.query, passages).await?;
-        let passages = &passages[..prompt.included];
-        let request = GenerationRequest {
-            question: spec.query.clone(),
-            passages: passages.into(),
-            system: prompt.system,
-            user: prompt.user,
-            options: spec.generation.clone(),
-        };
-        let mut stream = generator.generate(request, context.cancel.clone()).await.map_err(failed)?;
-        let mut filter = CitationFilter::new(passages.len());
-        let mut pending = String::new();
-        let mut flush_at = Instant::now();
-        loop {
-            let next = tokio::select! {
-                next = stream.next() => next,
-                () = tokio::time::sleep_until(flush_at), if !pending.is_empty() => {
-                    self.delta(job, &std::mem::take(&mut pending)).await;
-                    continue;
-                }
-            };
-            match next {
-                Some(Ok(Generated::Delta(text))) => {
-                    if pending.is_empty() {
-                        flush_at = Instant::now() + COALESCE;
-                    }
-                    pending.push_str(&filter.push(&text));
-                }
-                Some(Ok(Generated::End { reason, usage, found, degraded })) => {
-                    let (rest, cited) = filter.finish(passages);
-                    pending.push_str(&rest);
-                    if !pending.is_empty() {
-                        self.delta(job, &pending).await;
-                    }
-                    return Ok(Answer {
-                        text: cited.answer,
-                        citations: cited.citations,
-                        reason,
-                        usage,
-                        found,
-                        degraded,
-                    });
-                }
-                Some(Err(error)) => return Err(failed(error)),
-                None => {
-                    let error =
-                        JobError::retryable("generation_failed", "the generator stopped without an end");
-                    return Err(StageError::Retry { error, after: None });
-                }
-            }
-        }
-    }
-
-    async fn delta(&self, job: &Job, text: &str) {
-        self.lifecycle.announce(job, EventType::AnswerDelta, json!({"text": text})).await;
-    }
-
     /// Keeps an answer for the same question over the same documents. One that something was missing from, or that chance had a part in, is not kept.
     async fn remember(&self, job: &Job, spec: &QuerySpec, pipeline: &QueryPipeline, result: &QueryResult) {
         if !result.degraded.is_empty() || spec.generation.temperature > 0.0 {
@@ -220,6 +134,60 @@ impl GenerationStage {
         {
             warn!(job_id = %job.id, %error, "answer not cached");
         }
+    }
+}
+
+async fn answer(
+    spec: &QuerySpec,
+    pipeline: &QueryPipeline,
+    generator: &dyn Generator,
+    passages: &[Passage],
+    context: &StageContext,
+) -> Result<Answer, StageError> {
+    // Without a source no generator can know anything: a model asked all the same would make something up.
+    if passages.is_empty() {
+        context.events.say_text(NOT_FOUND);
+        return Ok(Answer {
+            text: NOT_FOUND.to_owned(),
+            citations: Vec::new(),
+            reason: FinishReason::Stop,
+            usage: Usage::default(),
+            found: false,
+            degraded: Vec::new(),
+        });
+    }
+    let answer_tokens = spec.generation.max_tokens as usize;
+    let room = generator.context_tokens().map_or(usize::MAX, |most| most.saturating_sub(answer_tokens));
+    let budget = pipeline.generate.max_prompt_tokens.min(room);
+    let prompt = prompt(generator.tokenizer(), budget, &spec.query, passages).await?;
+    let passages = &passages[..prompt.included];
+    let request = GenerationRequest {
+        question: spec.query.clone(),
+        passages: passages.into(),
+        system: prompt.system,
+        user: prompt.user,
+        options: spec.generation.clone(),
+    };
+    let mut stream = generator.generate(request, context.cancel.clone()).await.map_err(failed)?;
+    let mut filter = CitationFilter::new(passages.len());
+    while let Some(next) = stream.next().await {
+        match next.map_err(failed)? {
+            Generated::Delta(text) => say(context, &filter.push(&text)),
+            Generated::End { reason, usage, found, degraded } => {
+                let (rest, cited) = filter.finish(passages);
+                say(context, &rest);
+                let (text, citations) = (cited.answer, cited.citations);
+                return Ok(Answer { text, citations, reason, usage, found, degraded });
+            }
+        }
+    }
+    let error = JobError::retryable("generation_failed", "the generator stopped without an end");
+    Err(StageError::Retry { error, after: None })
+}
+
+fn say(context: &StageContext, text: &str) {
+    if !text.is_empty() {
+        context.events.say_text(text);
     }
 }
 

@@ -39,12 +39,10 @@ impl RetrievalStage {
 
 #[async_trait]
 impl JobStage for RetrievalStage {
-    async fn run(&self, job: &Job, _context: &StageContext) -> Result<Outcome, StageError> {
+    async fn run(&self, job: &Job, context: &StageContext) -> Result<Outcome, StageError> {
         let (spec, pipeline) = query_of(job, &self.pipelines)?;
         let begun = Instant::now();
-        self.lifecycle
-            .announce(job, EventType::Retrieving, json!({"status": job.status, "attempt": job.attempt}))
-            .await;
+        context.events.say(EventType::Retrieving, json!({"status": job.status, "attempt": job.attempt}));
         if spec.cache == CacheMode::Use
             && let Some(result) = self.cached(job, spec, pipeline).await
         {
@@ -53,7 +51,7 @@ impl JobStage for RetrievalStage {
         }
         let searched = self.retriever.search(pipeline, &SearchRequest::of(job, spec)).await?;
         stash(self.lifecycle.as_ref(), job, &searched.retrieved).await?;
-        self.lifecycle.announce(job, EventType::Retrieved, view::retrieved_json(&searched.retrieved)).await;
+        context.events.say(EventType::Retrieved, view::retrieved_json(&searched.retrieved));
         Ok(Outcome::Advance {
             to: Stage::Generation,
             due_at: now() + delta(self.lifecycle.settings.republish_after),

@@ -44,7 +44,10 @@ async fn a_job_whose_worker_died_is_finished_by_another_and_the_dead_one_writes_
     assert!(ended.fence > held.fence);
 
     let late = Outcome::Retry { due_at: now() };
-    assert!(!world.lifecycle.finish(&held, late).await.unwrap(), "the late worker's outcome counted");
+    assert!(
+        !world.lifecycle.finish(&held, late, Vec::new()).await.unwrap(),
+        "the late worker's outcome counted"
+    );
     assert_eq!(world.lifecycle.jobs.get(id).await.unwrap(), Some(ended));
     let finals = world.lifecycle.events.read(id).await.unwrap();
     assert_eq!(finals.iter().filter(|event| event.kind.is_final()).count(), 1);

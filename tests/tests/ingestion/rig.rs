@@ -167,7 +167,8 @@ impl Rig {
     pub fn run_taken(&self, job: Job) -> RunningJob {
         let (report, reports) = watch::channel(Report::default());
         let cancel = CancellationToken::new();
-        let context = StageContext { cancel: cancel.clone(), report: Arc::new(report) };
+        let context =
+            StageContext { cancel: cancel.clone(), report: Arc::new(report), events: Arc::default() };
         let stage = self.stage.clone();
         let task = tokio::spawn(async move { stage.run(&job, &context).await });
         RunningJob { cancel, reports, task }

@@ -23,7 +23,7 @@ macro_rules! delivery_columns {
 }
 
 /// Writes deliveries that are not there yet.
-pub(crate) async fn insert(connection: &mut PgConnection, deliveries: &[Delivery]) -> PortResult<()> {
+pub(crate) async fn insert(connection: &mut PgConnection, deliveries: &[&Delivery]) -> PortResult<()> {
     if deliveries.is_empty() {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! The state of the log. It knows no lock, no task and no clock: the time is given to it.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     mem,
     sync::Arc,
     time::Duration,
@@ -18,8 +18,6 @@ use super::{
 
 /// An unfinished job's numbering is kept for at least so long after its last event.
 const NUMBERS_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-/// Later than any delay that makes sense, and within what a clock can express.
-const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// What an event takes beside its data.
 const EVENT_BYTES: usize = 128;
 
@@ -47,7 +45,6 @@ struct JobLog {
     /// When it was last appended to, as a number that grows with each append to any job.
     turn: u64,
     appended_at: Instant,
-    forget_at: Option<Instant>,
     readers: usize,
     changed: Arc<Notify>,
 }
@@ -62,7 +59,6 @@ impl JobLog {
             shelf: Shelf::ReadersOnly,
             turn: 0,
             appended_at: now,
-            forget_at: None,
             readers: 0,
             changed: Arc::new(Notify::new()),
         }
@@ -84,8 +80,6 @@ pub(super) struct State {
     bytes: usize,
     shelves: Shelves,
     last_turn: u64,
-    /// When to forget whom.
-    forgets: BTreeSet<(Instant, JobId)>,
     /// Events dropped since this was last asked.
     dropped: u64,
 }
@@ -98,7 +92,6 @@ impl State {
             bytes: 0,
             shelves: Shelves::default(),
             last_turn: 0,
-            forgets: BTreeSet::new(),
             dropped: 0,
         }
     }
@@ -121,12 +114,6 @@ impl State {
 
     /// Forgets what is due.
     pub(super) fn sweep(&mut self, now: Instant) {
-        while let Some(&(at, job)) = self.forgets.first()
-            && at <= now
-        {
-            self.forgets.pop_first();
-            self.empty(job, Shelf::ReadersOnly);
-        }
         let ttl = self.settings.ttl;
         for (from, to, kept) in [
             (Shelf::Finished, Shelf::ReadersOnly, ttl),
@@ -208,19 +195,9 @@ impl State {
         events.into_iter().flatten().map(|(event, _)| Arc::clone(event)).collect()
     }
 
-    /// Forgets a job after `delay`, or earlier where that was asked for before.
-    pub(super) fn forget(&mut self, now: Instant, job: JobId, delay: Duration) {
-        if delay.is_zero() {
-            return self.empty(job, Shelf::ReadersOnly);
-        }
-        let Some(log) = self.jobs.get_mut(&job) else { return };
-        let at = now + delay.min(FAR);
-        if log.forget_at.is_none_or(|before| at < before) {
-            if let Some(before) = log.forget_at.replace(at) {
-                self.forgets.remove(&(before, job));
-            }
-            self.forgets.insert((at, job));
-        }
+    /// Forgets a job.
+    pub(super) fn forget(&mut self, job: JobId) {
+        self.empty(job, Shelf::ReadersOnly);
     }
 
     /// Takes others' events, and the oldest of `job` where that is not enough, until the total is kept. The newest event of `job` stays.
@@ -254,20 +231,12 @@ impl State {
         self.shelves.take(log.shelf, log.turn);
         log.shelf = to;
         self.shelves.put(to, log.turn, job);
-        if to == Shelf::ReadersOnly
-            && let Some(at) = log.forget_at.take()
-        {
-            self.forgets.remove(&(at, job));
-        }
         self.remove_unused(job);
     }
 
     fn remove_unused(&mut self, job: JobId) {
         if self.jobs.get(&job).is_some_and(|log| log.shelf == Shelf::ReadersOnly && log.readers == 0) {
-            let removed = self.jobs.remove(&job);
-            if let Some(at) = removed.and_then(|log| log.forget_at) {
-                self.forgets.remove(&(at, job));
-            }
+            self.jobs.remove(&job);
         }
     }
 }

@@ -300,10 +300,14 @@ impl Shared {
         let Some(job) = wire::job_of(self.client.prefix(), channel) else { return };
         let sender = self.channels().jobs.get(&job).map(|channel| channel.sender.clone());
         let Some(sender) = sender else { return };
-        let signal =
-            wire::message(job, text).map_or(Signal::Reread, |linked| Signal::Event(Arc::new(linked)));
-        // An error means that all readers have gone.
-        let _ = sender.send(signal);
+        // An error of sending means that all readers have gone.
+        let Some(events) = wire::message(job, text) else {
+            let _ = sender.send(Signal::Reread);
+            return;
+        };
+        for linked in events {
+            let _ = sender.send(Signal::Event(Arc::new(linked)));
+        }
     }
 }
 

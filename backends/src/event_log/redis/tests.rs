@@ -106,11 +106,7 @@ async fn events_live_as_long_as_they_are_told_to() {
     let key = wire::key(&corner.prefix, job);
     let left_ms = || redis::cmd("PTTL").arg(&key).query::<i64>(&mut corner.plain()).unwrap();
     assert!((3_000_000..=3_600_000).contains(&left_ms()), "{}", left_ms());
-    log.forget(job, Duration::from_secs(60)).await.unwrap();
-    assert!((1..=60_000).contains(&left_ms()), "{}", left_ms());
-    log.forget(job, Duration::MAX).await.unwrap();
-    assert!(left_ms() > 60_000, "{}", left_ms());
-    log.forget(job, Duration::ZERO).await.unwrap();
+    log.forget(job).await.unwrap();
     assert!(corner.keys().is_empty());
 }
 
@@ -123,7 +119,7 @@ async fn an_event_that_is_too_large_is_refused_and_harms_nothing() {
     };
     let log = log_of(corner.client());
     let job = JobId::generate();
-    let large = NewEvent::now(EventType::Succeeded, json!({"text": "x".repeat(MAX_EVENT_BYTES)}));
+    let large = NewEvent::now(EventType::Succeeded, json!({"text": "x".repeat(MAX_BYTES)}));
     assert_eq!(log.append(job, 0, large).await.unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(log.append(job, 0, queued()).await.unwrap(), 1);
 }

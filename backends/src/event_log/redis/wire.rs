@@ -71,17 +71,29 @@ pub(super) fn entry(job: JobId, (id, fields): Listed) -> PortResult<Entry> {
     Ok(Entry { seq, linked })
 }
 
-/// Reads a message; none where this version of the program cannot.
-pub(super) fn message(job: JobId, message: &[u8]) -> Option<Linked> {
+/// Reads a message, which may bring several events; none where this version of the program cannot.
+pub(super) fn message(job: JobId, message: &[u8]) -> Option<Vec<Linked>> {
     let mut parts = message.splitn(3, |byte| *byte == b' ');
-    let (seq, before, body) = (parts.next()?, parts.next()?, parts.next()?);
-    linked(job, number(seq)?, before, body)
+    let (first, before, bodies) = (number(parts.next()?)?, parts.next()?, parts.next()?);
+    let mut events: Vec<Linked> = Vec::new();
+    for (seq, body) in (first..).zip(bodies.split(|byte| *byte == b'\n')) {
+        events.push(if events.is_empty() {
+            linked(job, seq, before, body)?
+        } else {
+            Linked { before: Some(seq - 1), event: event(job, seq, body)? }
+        });
+    }
+    Some(events)
 }
 
 fn linked(job: JobId, seq: u64, before: &[u8], body: &[u8]) -> Option<Linked> {
     let before = if before == UNKNOWN { None } else { Some(number(before)?) };
+    Some(Linked { before, event: event(job, seq, body)? })
+}
+
+fn event(job: JobId, seq: u64, body: &[u8]) -> Option<Event> {
     let Body { kind, at, data } = serde_json::from_slice::<Body<Value>>(body).ok()?;
-    Some(Linked { before, event: Event { seq, job_id: job, kind, at, data } })
+    Some(Event { seq, job_id: job, kind, at, data })
 }
 
 fn number(text: &[u8]) -> Option<u64> {
@@ -102,7 +114,12 @@ mod tests {
         let event = Event { seq: 7, job_id: job, kind: new.kind, at: new.at, data: new.data };
         let mut text = b"7 5 ".to_vec();
         text.extend_from_slice(&body);
-        assert_eq!(message(job, &text), Some(Linked { before: Some(5), event: event.clone() }));
+        let first = Linked { before: Some(5), event: event.clone() };
+        assert_eq!(message(job, &text), Some(vec![first.clone()]));
+        text.push(b'\n');
+        text.extend_from_slice(&body);
+        let second = Linked { before: Some(7), event: Event { seq: 8, ..event.clone() } };
+        assert_eq!(message(job, &text), Some(vec![first, second]));
         let fields =
             [&b"before"[..], b"-", b"mark", b"\x00\xff", b"event", &body].map(<[u8]>::to_vec).to_vec();
         let read = entry(job, ("7-0".to_owned(), fields)).unwrap();
@@ -117,7 +134,7 @@ mod tests {
         assert_eq!(entry(job, ("7-0".to_owned(), fields)).unwrap(), Entry { seq: 7, linked: None });
         assert_eq!(entry(job, ("7-0".to_owned(), Vec::new())).unwrap(), Entry { seq: 7, linked: None });
         assert!(entry(job, ("x".to_owned(), Vec::new())).is_err());
-        for broken in [&b""[..], b"7", b"7 6", b"x 6 {}", b"7 x {}", b"7 6 {", unknown] {
+        for broken in [&b""[..], b"7", b"7 6", b"x 6 {}", b"7 x {}", b"7 6 {", unknown, b"7 6 {}\n{}"] {
             assert_eq!(message(job, broken), None);
         }
     }

@@ -1,6 +1,9 @@
-//! Operations of many callers in one transaction.
+//! Operations of many callers in one statement.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use raglan_pipeline::{
     domain::{Delivery, Job, JobId, JobStatus, Progress, Stage, Timestamp},
@@ -8,7 +11,10 @@ use raglan_pipeline::{
 };
 use sqlx::{Connection as _, PgConnection};
 
-use super::table::{self, Sweep};
+use super::{
+    known::Known,
+    table::{self, Sweep},
+};
 use crate::{
     database::{SqlxResultExt as _, codec::after, postgres::from_commit},
     delivery_store,
@@ -39,6 +45,11 @@ impl Operation {
 }
 
 impl Operation {
+    /// The job that it stores.
+    pub(super) fn new_job(&self) -> Option<&NewJob> {
+        if let Self::Accept(new) = self { Some(new) } else { None }
+    }
+
     /// How long what it writes must last. Acceptances and ends are promised. What lies between them may be lost with a server that crashes: then
     /// the job is as it was a moment before, its worker finds that it does not have it, and the stage is done again.
     pub(super) fn durability(&self) -> Durability {
@@ -87,62 +98,50 @@ impl Answer {
     }
 }
 
-/// Does all of them, each about another job, and gives their answers in the same order. An operation that is against the rules is
-/// answered with its error; an error of the whole means that none of them has happened.
-///
-/// Every process goes in the same order, so that no two ever wait for each other: new jobs by their keys, then jobs that are there
-/// by their ids.
-pub(super) async fn write(
-    connection: &mut PgConnection,
-    operations: &[&Operation],
-    retention: Duration,
-) -> PortResult<Vec<PortResult<Answer>>> {
-    let mut transaction = connection.begin().await.port()?;
-    let mut accepted = accept(&mut transaction, operations).await?;
-    let mut found = lock(&mut transaction, operations).await?;
-    let mut changed = Changed::default();
-    let answers = operations
-        .iter()
-        .map(|operation| match operation {
-            Operation::Accept(new) => {
-                accepted.remove(&new.id).unwrap_or_else(|| Err(vanished())).map(Answer::Accepted)
-            }
-            other => apply(other, found.remove(&other.job()), retention, &mut changed),
-        })
-        .collect();
-    table::update(&mut transaction, &changed.records, Sweep::NotLaterThanDue).await?;
-    delivery_store::postgres::insert(&mut transaction, &changed.deliveries).await?;
-    transaction.commit().await.map_err(from_commit)?;
-    Ok(answers)
+/// A job that is to be written.
+pub(super) struct Change {
+    /// What it was when it was read.
+    pub(super) seen: Version,
+    /// What it is to be.
+    pub(super) record: Record,
+    /// The delivery that its end asks for.
+    delivery: Option<Delivery>,
 }
 
-/// What is to be written.
-#[derive(Default)]
-struct Changed {
-    records: Vec<Record>,
-    deliveries: Vec<Delivery>,
+/// By this a job is known to be what it was: every change raises the revision, and fences tell apart what a server that crashed has forgotten
+/// from what came in its place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Version {
+    pub(super) revision: u64,
+    pub(super) fence: u64,
+    pub(super) epoch: u32,
 }
 
-impl Changed {
-    /// Writes a record back, with the delivery that its end asks for. The job as it then is.
-    fn write_back(&mut self, record: Record, delivery: Option<Delivery>) -> Job {
-        let job = record.job.clone();
-        self.records.push(record);
-        self.deliveries.extend(delivery);
-        job
+impl Change {
+    /// A change of a record that was read, by `change`.
+    pub(super) fn of(mut record: Record, change: impl FnOnce(&mut Record)) -> Self {
+        let seen = Version::of(&record);
+        change(&mut record);
+        Self { seen, record, delivery: None }
     }
 }
 
-/// Stores the new jobs among the operations. What came of each, by the id that its caller chose.
-async fn accept(
+impl Version {
+    fn of(record: &Record) -> Self {
+        let Job { revision, fence, epoch, .. } = record.job;
+        Self { revision, fence, epoch }
+    }
+}
+
+/// Stores new jobs in one statement. What came of each, in the same order. A job that is against the rules is answered with its error; an
+/// error of the whole means that none was stored, or that nobody knows (see [`from_commit`]).
+///
+/// Every process goes in the same order, that of the keys, so that no two ever wait for each other.
+pub(super) async fn accept(
     connection: &mut PgConnection,
-    operations: &[&Operation],
-) -> PortResult<HashMap<JobId, PortResult<Accepted>>> {
-    let new: Vec<_> = operations
-        .iter()
-        .filter_map(|operation| if let Operation::Accept(new) = operation { Some(&**new) } else { None })
-        .collect();
-    let inserted = table::insert(connection, &new).await?;
+    new: &[&NewJob],
+) -> PortResult<Vec<PortResult<Answer>>> {
+    let inserted = table::insert(connection, new).await?;
     // Those whose key was there before, or came twice in this group.
     let rest: Vec<_> = new.iter().copied().filter(|new| !inserted.contains(&new.id)).collect();
     let held = table::select_by_key(connection, &rest).await?;
@@ -157,57 +156,146 @@ async fn accept(
             None => Err(vanished()),
         }
     };
-    Ok(new.iter().map(|new| (new.id, answer(new))).collect())
+    Ok(new.iter().map(|new| answer(new).map(Answer::Accepted)).collect())
 }
 
-/// Reads the jobs that the other operations are about, and keeps others from them.
-async fn lock(
+/// So often a job is read again that another process wrote meanwhile.
+const ROUNDS: usize = 20;
+
+/// Changes jobs, each operation another one. What came of each, in the same order.
+///
+/// A job is read, or known as it was written last, changed by the rules that every store keeps, and written back in one statement with all others,
+/// if it still is what it was; else once more from the beginning. So nobody holds a lock while it waits for the server. What an operation does not change
+/// is told only of a job that was just read.
+pub(super) async fn change(
     connection: &mut PgConnection,
+    known: &Known,
     operations: &[&Operation],
-) -> PortResult<HashMap<JobId, (Record, Timestamp)>> {
-    let ids: Vec<_> = operations
-        .iter()
-        .filter(|operation| !matches!(operation, Operation::Accept(_)))
-        .map(|operation| operation.job())
-        .collect();
-    let found = table::lock(connection, &ids).await?;
-    Ok(found.into_iter().map(|(record, now)| (record.job.id, (record, now))).collect())
+    retention: Duration,
+) -> PortResult<Vec<PortResult<Answer>>> {
+    let mut answers: HashMap<JobId, PortResult<Answer>> = HashMap::new();
+    let mut open: Vec<&Operation> = operations.to_vec();
+    let mut found = known.take(open.iter().map(|operation| operation.job()));
+    for _ in 0..ROUNDS {
+        let guessed: HashSet<JobId> = found.keys().copied().collect();
+        let unknown: Vec<_> =
+            open.iter().map(|operation| operation.job()).filter(|id| !guessed.contains(id)).collect();
+        for (record, now) in table::select_all(connection, &unknown).await? {
+            known.told(now);
+            found.insert(record.job.id, (record, now));
+        }
+        let mut changes = Vec::new();
+        let mut hoped = HashMap::new();
+        for operation in &open {
+            let id = operation.job();
+            match apply(operation, found.remove(&id), retention) {
+                Ok((answer, Some(change))) => {
+                    changes.push(change);
+                    hoped.insert(id, answer);
+                }
+                unchanged if !guessed.contains(&id) => {
+                    answers.insert(id, unchanged.map(|(answer, _)| answer));
+                }
+                _ => {}
+            }
+        }
+        let written = write(connection, known, &mut changes).await?;
+        for change in changes {
+            let id = change.record.job.id;
+            if !written.contains(&id) {
+                continue;
+            }
+            if !change.record.job.status.is_final() {
+                known.keep(change.record);
+            }
+            if let Some(answer) = hoped.remove(&id) {
+                answers.insert(id, Ok(answer));
+            }
+        }
+        open.retain(|operation| !answers.contains_key(&operation.job()));
+        if open.is_empty() {
+            break;
+        }
+    }
+    let answer =
+        |operation: &&Operation| answers.remove(&operation.job()).unwrap_or_else(|| Err(contended()));
+    Ok(operations.iter().map(answer).collect())
 }
 
-/// Applies an operation to the record of its job, with the server's time.
+/// Writes those of the changes whose jobs are what they were. The ids of these.
+async fn write(
+    connection: &mut PgConnection,
+    known: &Known,
+    changes: &mut [Change],
+) -> PortResult<HashSet<JobId>> {
+    // Every process goes in the same order, so that no two ever wait for each other.
+    changes.sort_unstable_by_key(|change| change.record.job.id);
+    if changes.iter().all(|change| change.delivery.is_none()) {
+        return update(connection, known, changes).await;
+    }
+    let mut transaction = connection.begin().await.port()?;
+    let written = update(&mut transaction, known, changes).await?;
+    let ended = changes.iter().filter(|change| written.contains(&change.record.job.id));
+    let deliveries: Vec<_> = ended.filter_map(|change| change.delivery.as_ref()).collect();
+    delivery_store::postgres::insert(&mut transaction, &deliveries).await?;
+    transaction.commit().await.map_err(from_commit)?;
+    Ok(written)
+}
+
+async fn update(
+    connection: &mut PgConnection,
+    known: &Known,
+    changes: &[Change],
+) -> PortResult<HashSet<JobId>> {
+    let written = table::update(connection, changes, Sweep::NotLaterThanDue).await?;
+    if let Some((_, now)) = written.last() {
+        known.told(*now);
+    }
+    Ok(written.into_iter().map(|(id, _)| id).collect())
+}
+
+/// Applies an operation to the record of its job, with the server's time. What is answered, once the change that it makes is written.
 fn apply(
     operation: &Operation,
     found: Option<(Record, Timestamp)>,
     retention: Duration,
-    changed: &mut Changed,
-) -> PortResult<Answer> {
+) -> PortResult<(Answer, Option<Change>)> {
     match operation {
         Operation::Accept(new) => Err(taken_id(new.id)),
         Operation::Take { stage, lease, .. } => {
-            let Some((mut record, now)) = found else { return Ok(Answer::Taken(Taken::Over)) };
-            let taken = record.take(*stage, now, after(now, *lease));
-            if let Taken::Yes(_) = taken {
-                changed.write_back(record, None);
-            }
-            Ok(Answer::Taken(taken))
+            let Some((record, now)) = found else { return Ok((Answer::Taken(Taken::Over), None)) };
+            let mut taken = Taken::Over;
+            let change = Change::of(record, |record| taken = record.take(*stage, now, after(now, *lease)));
+            let change = matches!(taken, Taken::Yes(_)).then_some(change);
+            Ok((Answer::Taken(taken), change))
         }
         Operation::Extend { fence, lease, status, progress, .. } => {
-            let Some((mut record, now)) = held(found, *fence) else { return Ok(Answer::Held(None)) };
-            record.extend(after(now, *lease), *status, progress.clone())?;
-            Ok(Answer::Held(Some(changed.write_back(record, None))))
+            let Some((record, now)) = held(found, *fence) else { return Ok((Answer::Held(None), None)) };
+            let mut extended = Ok(());
+            let change = Change::of(record, |record| {
+                extended = record.extend(after(now, *lease), *status, progress.clone());
+            });
+            extended?;
+            Ok((Answer::Held(Some(change.record.job.clone())), Some(change)))
         }
         Operation::Finish { fence, outcome, .. } => {
-            let Some((mut record, now)) = held(found, *fence) else { return Ok(Answer::Held(None)) };
-            let delivery = record.finish(outcome.clone(), now, retention);
-            Ok(Answer::Held(Some(changed.write_back(record, delivery))))
+            let Some((record, now)) = held(found, *fence) else { return Ok((Answer::Held(None), None)) };
+            let mut delivery = None;
+            let mut change =
+                Change::of(record, |record| delivery = record.finish(outcome.clone(), now, retention));
+            change.delivery = delivery;
+            Ok((Answer::Held(Some(change.record.job.clone())), Some(change)))
         }
         Operation::End { ending, .. } => {
-            let Some((mut record, now)) = found else { return Ok(Answer::Ended(Ended::Missing)) };
+            let Some((record, now)) = found else { return Ok((Answer::Ended(Ended::Missing), None)) };
             if record.job.status.is_final() {
-                return Ok(Answer::Ended(Ended::Before(Box::new(record.job))));
+                return Ok((Answer::Ended(Ended::Before(Box::new(record.job))), None));
             }
-            let delivery = record.end(ending.clone(), now, retention);
-            Ok(Answer::Ended(Ended::Now(Box::new(changed.write_back(record, delivery)))))
+            let mut delivery = None;
+            let mut change =
+                Change::of(record, |record| delivery = record.end(ending.clone(), now, retention));
+            change.delivery = delivery;
+            Ok((Answer::Ended(Ended::Now(Box::new(change.record.job.clone()))), Some(change)))
         }
     }
 }
@@ -225,5 +313,11 @@ fn taken_id(id: JobId) -> PortError {
 /// The job that was in the way has gone in the same moment.
 fn vanished() -> PortError {
     PortError::new(ErrorKind::Unavailable, "the job with this idempotency key was just removed; try again")
+        .with_retry_after(Duration::from_millis(100))
+}
+
+/// Others wrote the job every time that it was read.
+fn contended() -> PortError {
+    PortError::new(ErrorKind::Unavailable, "too many processes write this job at once; try again")
         .with_retry_after(Duration::from_millis(100))
 }

@@ -9,11 +9,12 @@ use raglan_pipeline::{
 };
 use sqlx::{PgConnection, QueryBuilder, postgres::PgRow};
 
+use super::group::Change;
 use crate::{
     database::{
         SqlxResultExt as _,
         codec::{RowExt as _, int, json, limit, name},
-        postgres::{column, try_column},
+        postgres::{column, from_commit, try_column},
     },
     job_store::{record::Record, row::record},
 };
@@ -42,7 +43,8 @@ pub(super) enum Sweep {
     WhenDue,
 }
 
-/// Writes jobs that are not there yet. The ids of those that were written: not those whose id or key was there.
+/// Writes jobs that are not there yet. The ids of those that were written: not those whose id or key was there. The statement is a transaction where
+/// the caller has none.
 pub(super) async fn insert(connection: &mut PgConnection, new: &[&NewJob]) -> PortResult<HashSet<JobId>> {
     if new.is_empty() {
         return Ok(HashSet::new());
@@ -82,7 +84,7 @@ pub(super) async fn insert(connection: &mut PgConnection, new: &[&NewJob]) -> Po
     .bind(try_column(&records, |record| json(&record.job.timings))?)
     .fetch_all(connection)
     .await
-    .port()?;
+    .map_err(from_commit)?;
     rows.iter().map(|row| row.uuid("id").map(JobId)).collect()
 }
 
@@ -119,16 +121,20 @@ pub(super) async fn select_by_key<'a>(
     Ok(held)
 }
 
-/// Writes back all of the records that ever changes.
+/// Writes back all of the records that ever changes, where a job still is what it was when it was read. The ids of these, with the time on the
+/// server. The statement is a transaction where the caller has none.
 pub(super) async fn update(
     connection: &mut PgConnection,
-    records: &[Record],
+    changes: &[Change],
     sweep: Sweep,
-) -> PortResult<()> {
-    if records.is_empty() {
-        return Ok(());
+) -> PortResult<Vec<(JobId, Timestamp)>> {
+    if changes.is_empty() {
+        return Ok(Vec::new());
     }
-    sqlx::query(
+    let records: Vec<_> = changes.iter().map(|change| &change.record).collect();
+    let records = records.as_slice();
+    let rows = sqlx::query(
+        concat!(
         "UPDATE jobs SET attempt = new.attempt, fence = new.fence, epoch = new.epoch, revision = new.revision, \
          postponed = new.postponed, due_at = new.due_at, \
          sweep_at = CASE WHEN $18 OR new.due_at IS NULL THEN new.due_at ELSE least(jobs.sweep_at, new.due_at) END, \
@@ -138,9 +144,13 @@ pub(super) async fn update(
          error = new.error, result = new.result \
          FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[], \
          $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::json[], \
-         $15::json[], $16::json[], $17::json[]) AS new (id, attempt, fence, epoch, revision, postponed, due_at, lease_until, \
-         started_at, completed_at, expires_at, status, stage, timings, progress, error, result) WHERE jobs.id = new.id",
-    )
+         $15::json[], $16::json[], $17::json[], $19::bigint[], $20::bigint[], $21::bigint[]) AS new (id, attempt, fence, epoch, revision, \
+         postponed, due_at, lease_until, started_at, completed_at, expires_at, status, stage, timings, progress, error, result, \
+         seen_revision, seen_fence, seen_epoch) WHERE jobs.id = new.id AND jobs.revision = seen_revision AND jobs.fence = seen_fence \
+         AND jobs.epoch = seen_epoch RETURNING jobs.id, ",
+        server_time!(),
+        " AS now",
+    ))
     .bind(column(records, |record| record.job.id.0))
     .bind(column(records, |record| i64::from(record.job.attempt)))
     .bind(try_column(records, |record| int(record.job.fence))?)
@@ -159,15 +169,17 @@ pub(super) async fn update(
     .bind(try_column(records, |record| record.job.error.as_ref().map(json).transpose())?)
     .bind(try_column(records, |record| record.job.result.as_ref().map(json).transpose())?)
     .bind(sweep == Sweep::WhenDue)
-    .execute(connection)
+    .bind(try_column(changes, |change| int(change.seen.revision))?)
+    .bind(try_column(changes, |change| int(change.seen.fence))?)
+    .bind(column(changes, |change| i64::from(change.seen.epoch)))
+    .fetch_all(connection)
     .await
-    .map(drop)
-    .port()
+    .map_err(from_commit)?;
+    rows.iter().map(|row| Ok((JobId(row.uuid("id")?), row.time("now")?))).collect()
 }
 
-/// Reads records, in the order of their ids, each with the time on the server, and keeps others from them until the
-/// transaction ends.
-pub(super) async fn lock(
+/// Reads records, each with the time on the server.
+pub(super) async fn select_all(
     connection: &mut PgConnection,
     ids: &[JobId],
 ) -> PortResult<Vec<(Record, Timestamp)>> {
@@ -179,7 +191,7 @@ pub(super) async fn lock(
         record_columns!(),
         ", ",
         server_time!(),
-        " AS now FROM jobs WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE",
+        " AS now FROM jobs WHERE id = ANY ($1)",
     ))
     .bind(column(ids, |id| id.0))
     .fetch_all(connection)

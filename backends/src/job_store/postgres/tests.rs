@@ -12,7 +12,7 @@ use raglan_pipeline::{
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use sqlx::PgConnection;
 
-use super::*;
+use super::{known::Known, *};
 use crate::database::{
     PostgresSettings, SqlxResultExt as _,
     postgres::scratch::{Scratch, Wire},
@@ -30,11 +30,19 @@ fn keyed(key: &str) -> NewJob {
     NewJob { idempotency, ..a_query(JobId::generate()) }
 }
 
-/// A group as the writer would make it.
-async fn write(database: &PostgresDatabase, operations: &[Operation]) -> PortResult<Vec<PortResult<Answer>>> {
+/// Jobs stored together.
+async fn store(database: &PostgresDatabase, new: &[NewJob]) -> PortResult<Vec<PortResult<Answer>>> {
+    let new: Vec<_> = new.iter().collect();
+    group::accept(&mut database.connection().await?, &new).await
+}
+
+/// Changes made together, by a process that knows nothing yet.
+async fn change(
+    database: &PostgresDatabase,
+    operations: &[Operation],
+) -> PortResult<Vec<PortResult<Answer>>> {
     let operations: Vec<_> = operations.iter().collect();
-    let mut connection = database.connection().await?;
-    group::write(&mut connection, &operations, HOUR).await
+    group::change(&mut database.connection().await?, &Known::default(), &operations, HOUR).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,8 +64,7 @@ async fn a_count_of_many_is_kept_for_a_while() {
     accept(&jobs, a_query(JobId::generate())).await;
     assert_eq!(jobs.waiting().await.unwrap(), [(Stage::Retrieval, 2)], "a few are counted again");
     let many: Vec<_> = (0..1_000).map(|_| a_query(JobId::generate())).collect();
-    let many: Vec<_> = many.into_iter().map(|new| Operation::Accept(Box::new(new))).collect();
-    write(&database, &many).await.unwrap();
+    store(&database, &many).await.unwrap();
     let counted = jobs.waiting().await.unwrap();
     assert_eq!(counted, [(Stage::Retrieval, 1_002)]);
     accept(&jobs, a_query(JobId::generate())).await;
@@ -116,16 +123,65 @@ async fn a_group_that_fails_leaves_nothing() {
     let Some(scratch) = scratch("a_group_that_fails_leaves_nothing").await else { return };
     let database = scratch.database().await;
     let jobs = PostgresJobStore::new(database.clone(), HOUR);
-    let held = accept(&jobs, a_query(JobId::generate())).await;
     let good = a_query(JobId::generate());
-    let group = [
-        Operation::Accept(Box::new(good.clone())),
-        Operation::Take { id: held.id, stage: held.stage, lease: HOUR },
-        Operation::Accept(Box::new(keyed("\0"))),
-    ];
-    assert_eq!(write(&database, &group).await.unwrap_err().kind(), ErrorKind::Invalid);
+    let error = store(&database, &[good.clone(), keyed("\0")]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
     assert_eq!(jobs.get(good.id).await.unwrap(), None);
-    assert_eq!(jobs.get(held.id).await.unwrap(), Some(held));
+
+    let webhook = WebhookTarget { url: "https://example.com/".parse().unwrap(), events: vec![] };
+    let mut taken = Vec::new();
+    for _ in 0..2 {
+        let job =
+            accept(&jobs, NewJob { webhook: Some(webhook.clone()), ..a_query(JobId::generate()) }).await;
+        taken.push(contract::take(&jobs, &job, HOUR).await);
+    }
+    let fail = |job: &Job, message: &str| Operation::Finish {
+        id: job.id,
+        fence: job.fence,
+        outcome: Outcome::Fail(raglan_pipeline::domain::JobError::permanent("x", message)),
+    };
+    let changes = [fail(&taken[0], "good"), fail(&taken[1], "good")];
+    // A delivery that cannot be stored takes the ends with it.
+    let elsewhere = async |statement: &'static str| {
+        database.primary(async |on| sqlx::query(statement).execute(on).await.map(drop).port()).await.unwrap();
+    };
+    elsewhere("ALTER TABLE deliveries ADD CONSTRAINT closed CHECK (url = '')").await;
+    assert!(change(&database, &changes).await.is_err());
+    for job in &taken {
+        assert_eq!(jobs.get(job.id).await.unwrap().as_ref(), Some(job));
+    }
+    elsewhere("ALTER TABLE deliveries DROP CONSTRAINT closed").await;
+    assert!(change(&database, &changes).await.unwrap().iter().all(Result::is_ok));
+}
+
+/// What a process knows of a job from its last write is not believed where another one wrote it since.
+#[tokio::test]
+async fn what_another_process_wrote_is_not_written_over() {
+    let Some(scratch) = scratch("what_another_process_wrote_is_not_written_over").await else { return };
+    let database = scratch.database().await;
+    let [one, other] = [(); 2].map(|()| PostgresJobStore::new(database.clone(), HOUR));
+    let done = |to| Outcome::Advance { to, due_at: now() + HOUR, took_ms: 1 };
+    // Its lease is over when it is given, and another worker has the job.
+    let job = accept(&one, a_query(JobId::generate())).await;
+    let late = contract::take(&one, &job, Duration::ZERO).await;
+    let held = contract::take(&other, &job, HOUR).await;
+    assert_eq!(one.finish(job.id, late.fence, done(Stage::Generation)).await.unwrap(), None);
+    assert_eq!(one.extend(job.id, late.fence, HOUR, None, None).await.unwrap(), None);
+    assert_eq!(one.get(job.id).await.unwrap().as_ref(), Some(&held));
+    // It was ended meanwhile.
+    let ended = other.end(job.id, Ending::Cancel).await.unwrap();
+    let Ended::Now(ended) = ended else { panic!("{ended:?}") };
+    assert_eq!(other.finish(job.id, held.fence, done(Stage::Generation)).await.unwrap(), None);
+    assert_eq!(one.get(job.id).await.unwrap(), Some(*ended));
+    // It advanced here, was done by another worker there, and is asked for here once more.
+    let job = accept(&one, a_query(JobId::generate())).await;
+    let held = contract::take(&one, &job, HOUR).await;
+    let waiting = one.finish(job.id, held.fence, done(Stage::Generation)).await.unwrap().unwrap();
+    let theirs = contract::take(&other, &waiting, HOUR).await;
+    assert!(matches!(one.take(job.id, Stage::Generation, HOUR).await.unwrap(), Taken::Busy(_)));
+    let error = raglan_pipeline::domain::JobError::permanent("x", "x");
+    other.finish(job.id, theirs.fence, Outcome::Fail(error)).await.unwrap().unwrap();
+    assert_eq!(one.take(job.id, Stage::Generation, HOUR).await.unwrap(), Taken::Over);
 }
 
 #[tokio::test]
@@ -139,10 +195,10 @@ async fn an_idempotency_key_that_stands_twice_in_a_group_is_one_job() {
     let reused = NewJob { idempotency: other, ..a_query(JobId::generate()) };
     let theirs = NewJob { tenant: Tenant::new("other").unwrap(), ..keyed("k") };
     let known = a_query(JobId::generate());
-    write(&database, &[Operation::Accept(Box::new(known.clone()))]).await.unwrap();
-    let group = [first, again, reused, theirs, known].map(|new| Operation::Accept(Box::new(new)));
-    let ids = group.each_ref().map(Operation::job);
-    let answers = write(&database, &group).await.unwrap();
+    store(&database, std::slice::from_ref(&known)).await.unwrap();
+    let group = [first, again, reused, theirs, known];
+    let ids = group.each_ref().map(|new| new.id);
+    let answers = store(&database, &group).await.unwrap();
     let kinds: Vec<_> = answers
         .iter()
         .map(|answer| match answer {
@@ -157,8 +213,8 @@ async fn an_idempotency_key_that_stands_twice_in_a_group_is_one_job() {
 }
 
 #[tokio::test]
-async fn operations_on_many_jobs_share_a_transaction() {
-    let Some(scratch) = scratch("operations_on_many_jobs_share_a_transaction").await else { return };
+async fn changes_of_many_jobs_share_a_statement() {
+    let Some(scratch) = scratch("changes_of_many_jobs_share_a_statement").await else { return };
     let database = scratch.database().await;
     let jobs = PostgresJobStore::new(database.clone(), HOUR);
     let webhook = WebhookTarget { url: "https://example.com/".parse().unwrap(), events: vec![] };
@@ -179,7 +235,6 @@ async fn operations_on_many_jobs_share_a_transaction() {
             progress: None,
         },
         Operation::Finish { id: failed.id, fence: failed.fence, outcome: Outcome::Fail(error()) },
-        Operation::Accept(Box::new(a_query(JobId::generate()))),
         Operation::End { id: ended.id, ending: Ending::Cancel },
         Operation::Finish { id: lost.id, fence: lost.fence + 1, outcome: Outcome::Fail(error()) },
         Operation::Take { id: JobId::generate(), stage: Stage::Ingestion, lease: HOUR },
@@ -191,12 +246,12 @@ async fn operations_on_many_jobs_share_a_transaction() {
             progress: None,
         },
     ];
-    let statuses: Vec<_> = write(&database, &group)
+    let statuses: Vec<_> = change(&database, &group)
         .await
         .unwrap()
         .into_iter()
         .map(|answer| match answer {
-            Ok(Answer::Held(Some(job)) | Answer::Accepted(Accepted::New(job))) => Ok(Some(job.status)),
+            Ok(Answer::Held(Some(job))) => Ok(Some(job.status)),
             Ok(Answer::Ended(Ended::Now(job))) => Ok(Some(job.status)),
             Ok(Answer::Held(None) | Answer::Taken(Taken::Over)) => Ok(None),
             Ok(other) => panic!("unexpected: {other:?}"),
@@ -208,7 +263,6 @@ async fn operations_on_many_jobs_share_a_transaction() {
         [
             Ok(Some(JobStatus::Embedding)),
             Ok(Some(JobStatus::Failed)),
-            Ok(Some(JobStatus::Queued)),
             Ok(Some(JobStatus::Cancelled)),
             Ok(None),
             Ok(None),
@@ -460,7 +514,11 @@ async fn a_caller_that_left_before_its_turn_changes_nothing() {
     // The writer waits for the row that this transaction has; a call that comes meanwhile waits for its turn.
     let waits = database
         .transaction(async |connection: &mut PgConnection| {
-            table::lock(connection, &[held.id]).await?;
+            sqlx::query("SELECT FROM jobs WHERE id = $1 FOR UPDATE")
+                .bind(held.id.0)
+                .execute(&mut *connection)
+                .await
+                .port()?;
             let waits = tokio::spawn({
                 let (jobs, held) = (Arc::clone(&jobs), held.clone());
                 async move { jobs.take(held.id, held.stage, HOUR).await }

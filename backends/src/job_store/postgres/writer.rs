@@ -6,6 +6,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     panic::AssertUnwindSafe,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,14 +15,17 @@ use raglan_pipeline::{
     domain::JobId,
     ports::{ErrorKind, PortError, PortResult},
 };
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
 };
 use tracing::{error, warn};
 
-use super::group::{self, Answer, Durability, Operation};
+use super::{
+    group::{self, Answer, Durability, Operation},
+    known::Known,
+};
 use crate::database::{
     PostgresDatabase, SqlxResultExt as _,
     postgres::{TRUSTED, is_alive, late, part},
@@ -58,13 +62,20 @@ impl Writer {
     /// Starts the tasks on the present runtime.
     pub(super) fn start(database: PostgresDatabase, retention: Duration) -> Self {
         let limit = 3 * database.call_timeout();
+        let known = Arc::new(Known::default());
         let start = |durability| {
             std::array::from_fn(|_| {
                 let (requests, queue) = mpsc::channel(QUEUE);
-                let (database, waiting) = (database.clone(), VecDeque::new());
-                tokio::spawn(
-                    Task { database, durability, retention, connection: None, queue, waiting }.run(),
-                );
+                let task = Task {
+                    database: database.clone(),
+                    known: Arc::clone(&known),
+                    durability,
+                    retention,
+                    connection: None,
+                    queue,
+                    waiting: VecDeque::new(),
+                };
+                tokio::spawn(task.run());
                 requests
             })
         };
@@ -111,6 +122,7 @@ fn gone() -> PortError {
 
 struct Task {
     database: PostgresDatabase,
+    known: Arc<Known>,
     durability: Durability,
     retention: Duration,
     /// With when it was used last. None before the first group, and after one that left it in a state not worth guessing.
@@ -123,10 +135,14 @@ struct Task {
 impl Task {
     async fn run(mut self) {
         while let Some(group) = self.gather().await {
-            // A panic in one group must not take the writer from all others. Its callers see that there is no answer.
-            if AssertUnwindSafe(self.write(group)).catch_unwind().await.is_err() {
-                error!("a write to the database panicked");
-                self.connection = None;
+            let is_new = |request: &Request| matches!(request.operation, Operation::Accept(_));
+            let (new, changes): (Vec<_>, Vec<_>) = group.into_iter().partition(is_new);
+            for group in [new, changes] {
+                // A panic in one group must not take the writer from all others. Its callers see that there is no answer.
+                if AssertUnwindSafe(self.write(group)).catch_unwind().await.is_err() {
+                    error!("a write to the database panicked");
+                    self.connection = None;
+                }
             }
         }
         if let Some((connection, _)) = self.connection {
@@ -169,7 +185,7 @@ impl Task {
     /// Writes a group, and where it fails for a reason of its own, each operation by itself, so that one fails alone.
     async fn write(&mut self, group: Vec<Request>) {
         let operations: Vec<_> = group.iter().map(|request| &request.operation).collect();
-        let error = match self.transaction(&operations).await {
+        let error = match self.perform(&operations).await {
             Ok(answers) => {
                 for (request, answer) in group.into_iter().zip(answers) {
                     request.answer(answer);
@@ -189,7 +205,7 @@ impl Task {
             if request.reply.is_closed() {
                 continue;
             }
-            match self.transaction(&[&request.operation]).await {
+            match self.perform(&[&request.operation]).await {
                 Ok(mut answers) => request.answer(answers.pop().unwrap_or_else(|| Err(gone()))),
                 Err(alone) => {
                     request.answer(Err(repeated(&alone)));
@@ -199,8 +215,8 @@ impl Task {
         }
     }
 
-    /// Does operations in one transaction. After an error the connection is gone, or fit for the next transaction.
-    async fn transaction(&mut self, operations: &[&Operation]) -> PortResult<Vec<PortResult<Answer>>> {
+    /// Does operations together: accepts, or changes. After an error the connection is gone, or fit for the next.
+    async fn perform(&mut self, operations: &[&Operation]) -> PortResult<Vec<PortResult<Answer>>> {
         if operations.is_empty() {
             return Ok(Vec::new());
         }
@@ -208,9 +224,15 @@ impl Task {
         let limit = self.database.call_timeout();
         // Taken out, so that whatever cuts this short closes it.
         let mut connection = self.connect().await?;
-        let Ok(done) = timeout(limit, group::write(&mut connection, operations, self.retention)).await else {
-            return Err(late());
+        let new: Vec<_> = operations.iter().filter_map(|operation| operation.new_job()).collect();
+        let work = async {
+            if new.is_empty() {
+                group::change(&mut connection, &self.known, operations, self.retention).await
+            } else {
+                group::accept(&mut connection, &new).await
+            }
         };
+        let Ok(done) = timeout(limit, work).await else { return Err(late()) };
         // A transaction that failed is undone now.
         if done.is_ok() || is_alive(&mut connection).await {
             self.connection = Some((connection, Instant::now()));
@@ -231,9 +253,13 @@ impl Task {
             return Ok(connection);
         }
         let mut connection = self.database.connection().await?;
+        // Jobs are looked up by their ids one after the other, in the order in which they are named: whatever the planner thinks of the table, two
+        // that write the same jobs at once do not wait for each other.
+        let mut settings = "SET enable_hashjoin TO off; SET enable_mergejoin TO off".to_owned();
         if self.durability == Durability::Passing {
-            sqlx::query("SET synchronous_commit TO off").execute(&mut connection).await.map(drop).port()?;
+            settings.push_str("; SET synchronous_commit TO off");
         }
+        connection.execute(AssertSqlSafe(settings)).await.map(drop).port()?;
         Ok(connection)
     }
 }
