@@ -17,8 +17,9 @@ use crate::{
     view::Views,
 };
 
-/// How long a delivery that was put on the queue is left alone before it is put there again. Longer than a try takes.
-const DELIVERY_LEASE: Duration = Duration::from_secs(60);
+/// How long a delivery that was put on the queue is left alone before it is put there again, if nobody has begun to try it. Whoever took it may have died before it
+/// got there.
+const DELIVERY_LEASE: Duration = Duration::from_secs(5);
 
 /// So many deliveries are published by one caller; the sweeper comes for the rest.
 const DELIVERIES_AT_ONCE: usize = 500;

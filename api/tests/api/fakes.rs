@@ -354,6 +354,10 @@ impl DeliveryStore for Deliveries {
             .collect())
     }
 
+    async fn begin(&self, id: DeliveryId, _: Duration) -> PortResult<Option<Delivery>> {
+        Ok(self.get(id).await?.filter(|delivery| delivery.status == DeliveryStatus::Pending))
+    }
+
     async fn release(&self, ids: &[DeliveryId]) -> PortResult<()> {
         for delivery in self.0.lock().unwrap().iter_mut().filter(|delivery| ids.contains(&delivery.id)) {
             delivery.next_at = Some(now());

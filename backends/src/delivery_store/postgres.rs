@@ -12,7 +12,7 @@ use raglan_pipeline::{
 
 pub(crate) use self::table::insert;
 use super::rules;
-use crate::database::{PostgresDatabase, codec::after};
+use crate::database::PostgresDatabase;
 
 /// Deliveries in PostgreSQL, in the database of their jobs. Leases are counted on the server's clock; two that ask for what is
 /// due at once never wait for each other.
@@ -43,16 +43,19 @@ impl DeliveryStore for PostgresDeliveryStore {
         self.database
             .transaction(async |connection| {
                 let due = table::lock_due(connection, limit).await?;
-                let Some((_, now)) = due.first() else { return Ok(Vec::new()) };
-                let until = after(*now, lease);
-                let leased: Vec<_> = due
-                    .into_iter()
-                    .map(|(delivery, _)| Delivery { next_at: Some(until), ..delivery })
-                    .collect();
-                table::lease(connection, &leased, until).await?;
+                let lease = |due: table::Due| {
+                    let until = rules::leased_until(due.now, lease, due.leased_from);
+                    Delivery { next_at: Some(until), ..due.delivery }
+                };
+                let leased: Vec<_> = due.into_iter().map(lease).collect();
+                table::lease(connection, &leased).await?;
                 Ok(leased)
             })
             .await
+    }
+
+    async fn begin(&self, id: DeliveryId, lease: Duration) -> PortResult<Option<Delivery>> {
+        self.database.primary(async |connection| table::begin(connection, id, lease).await).await
     }
 
     async fn release(&self, ids: &[DeliveryId]) -> PortResult<()> {
@@ -144,7 +147,7 @@ mod tests {
             database.transaction(async |connection| {
                 let due = table::lock_due(connection, 10).await?;
                 let beside = deliveries.due(100, Duration::from_secs(3_600)).await?;
-                Ok((due.into_iter().map(|(delivery, _)| delivery.id).collect::<Vec<_>>(), beside))
+                Ok((due.into_iter().map(|due| due.delivery.id).collect::<Vec<_>>(), beside))
             }),
             deliveries.due(0, Duration::ZERO),
         );

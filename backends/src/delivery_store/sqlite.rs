@@ -41,11 +41,15 @@ impl DeliveryStore for SqliteDeliveryStore {
     async fn due(&self, limit: usize, lease: Duration) -> PortResult<Vec<Delivery>> {
         self.database
             .write(move |connection| {
-                async move {
-                    let now = now();
-                    table::lease_due(connection, now, after(now, lease), limit).await
-                }
-                .boxed()
+                async move { table::lease_due(connection, now(), lease, limit).await }.boxed()
+            })
+            .await
+    }
+
+    async fn begin(&self, id: DeliveryId, lease: Duration) -> PortResult<Option<Delivery>> {
+        self.database
+            .write(move |connection| {
+                async move { table::begin(connection, id, after(now(), lease)).await }.boxed()
             })
             .await
     }

@@ -26,6 +26,7 @@ pub async fn run_all(fresh: impl AsyncFn() -> Stores) {
     a_job_that_ends_once_has_one_delivery(fresh().await).await;
     a_due_delivery_is_handed_to_one_caller(fresh().await).await;
     a_leased_delivery_comes_back_when_the_lease_ends(fresh().await).await;
+    a_try_that_begins_has_its_lease(fresh().await).await;
     recovery_ends_leases_and_nothing_else(fresh().await).await;
     what_is_released_is_due_again_and_nothing_else_changes(fresh().await).await;
     due_deliveries_come_oldest_first(fresh().await).await;
@@ -157,6 +158,23 @@ pub async fn a_leased_delivery_comes_back_when_the_lease_ends((jobs, deliveries)
     assert!(deliveries.due(10, HOUR).await.unwrap().is_empty());
     let kept = deliveries.get(made.id).await.unwrap().unwrap();
     assert_eq!((kept.status, kept.attempts.len()), (DeliveryStatus::Pending, 0), "a lease is no attempt");
+}
+
+pub async fn a_try_that_begins_has_its_lease((jobs, deliveries): Stores) {
+    let made = a_delivery(&*jobs, &*deliveries).await;
+    assert_eq!(deliveries.due(10, Duration::ZERO).await.unwrap().len(), 1);
+    let begun = deliveries.begin(made.id, HOUR).await.unwrap().expect("it is pending");
+    assert!(begun.next_at.unwrap() > now() + TimeDelta::minutes(55));
+    assert_eq!(Delivery { next_at: made.next_at, ..begun.clone() }, made);
+    assert!(deliveries.due(10, HOUR).await.unwrap().is_empty());
+    // A copy of the message may come at any time, and makes no lease shorter.
+    assert_eq!(deliveries.begin(made.id, Duration::ZERO).await.unwrap(), Some(begun));
+    deliveries.release(&[made.id]).await.unwrap();
+    assert_eq!(deliveries.get(made.id).await.unwrap(), Some(made.clone()));
+    deliveries.record(made.id, an_attempt(200), DeliveryStatus::Delivered, None).await.unwrap().unwrap();
+    for id in [made.id, DeliveryId::generate()] {
+        assert_eq!(deliveries.begin(id, HOUR).await.unwrap(), None);
+    }
 }
 
 pub async fn recovery_ends_leases_and_nothing_else((jobs, deliveries): Stores) {

@@ -2,7 +2,10 @@
 
 mod schedule;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 use tracing::{info, warn};
@@ -15,6 +18,9 @@ use crate::{
     ports::{PortResult, WebhookError, WebhookRequest, WebhookResponse, WebhookSender},
     submit::delta,
 };
+
+/// How long a delivery that is being tried is left alone. Longer than a try takes.
+const TRY: Duration = Duration::from_secs(60);
 
 /// Sends webhooks.
 pub struct DeliveryStage {
@@ -29,7 +35,7 @@ enum Verdict {
     Refused(String),
     TryAgain {
         error: String,
-        after: Option<std::time::Duration>,
+        after: Option<Duration>,
     },
 }
 
@@ -43,10 +49,7 @@ impl DeliveryStage {
     /// Tries a delivery once and records the try. A message that comes early, late or twice is harmless: only a pending
     /// delivery is tried, and the receiver can tell a second copy by its id.
     pub async fn attempt(&self, id: DeliveryId) -> PortResult<()> {
-        let Some(delivery) = self.lifecycle.deliveries.get(id).await? else { return Ok(()) };
-        if delivery.status != DeliveryStatus::Pending {
-            return Ok(());
-        }
+        let Some(delivery) = self.lifecycle.deliveries.begin(id, TRY).await? else { return Ok(()) };
         let Some(job) = self.lifecycle.jobs.get(delivery.job_id).await? else { return Ok(()) };
         let at = now();
         let begun = Instant::now();

@@ -5,10 +5,15 @@ use async_trait::async_trait;
 use super::PortResult;
 use crate::domain::{Delivery, DeliveryAttempt, DeliveryId, DeliveryStatus, JobId, Timestamp};
 
+/// A lease grows to so many times what was asked for at most.
+pub const LONGEST_LEASE: u32 = 64;
+
 /// The record of webhook deliveries. They are made by the [`super::JobStore`], with the end of a job.
 ///
 /// **Contract**
-/// - A delivery is handed to one caller at a time: [`due`](Self::due) moves its next try on by the lease given.
+/// - A delivery is handed to one caller at a time: [`due`](Self::due) moves its next try on by the lease given. One that is handed out again although nobody
+///   has tried it since is leased for as long as it has been due by then, if that is more, up to [`LONGEST_LEASE`] times the lease given: where many wait on
+///   their queue, they are not put there over and over.
 /// - [`record`](Self::record) appends the attempt and sets what comes next in one write; for a delivery that is
 ///   over it changes nothing and returns none.
 /// - Ids and attempts survive restarts.
@@ -22,6 +27,9 @@ pub trait DeliveryStore: Send + Sync {
 
     /// Pending deliveries whose next try is due, oldest first, each leased to the caller for `lease`.
     async fn due(&self, limit: usize, lease: Duration) -> PortResult<Vec<Delivery>>;
+
+    /// A try of a delivery begins: it is leased for `lease` from now at least. None where there is no such delivery or it is over.
+    async fn begin(&self, id: DeliveryId, lease: Duration) -> PortResult<Option<Delivery>>;
 
     /// Ends the leases of these, so that each is due when it was before: for a caller who could do nothing with what it got. What is not
     /// leased any more stays as it is.

@@ -1,5 +1,7 @@
 //! The SQL of the table `deliveries`.
 
+use std::time::Duration;
+
 use raglan_pipeline::{
     domain::{Delivery, DeliveryId, JobId, Timestamp},
     ports::PortResult,
@@ -107,40 +109,69 @@ pub(super) async fn of_job(connection: &mut PgConnection, job: JobId) -> PortRes
     rows.iter().map(delivery).collect()
 }
 
-/// Pending deliveries that are due, oldest first, with the time on the server. Those that somebody else is writing are left out; the
-/// others are kept from them until the transaction ends.
-pub(super) async fn lock_due(
-    connection: &mut PgConnection,
-    most: usize,
-) -> PortResult<Vec<(Delivery, Timestamp)>> {
+/// A pending delivery that is due.
+pub(super) struct Due {
+    pub(super) delivery: Delivery,
+    /// When it was due before it was leased, if it was.
+    pub(super) leased_from: Option<Timestamp>,
+    /// The time on the server.
+    pub(super) now: Timestamp,
+}
+
+/// Pending deliveries that are due, oldest first. Those that somebody else is writing are left out; the others are kept from them until the
+/// transaction ends.
+pub(super) async fn lock_due(connection: &mut PgConnection, most: usize) -> PortResult<Vec<Due>> {
     let rows = sqlx::query(concat!(
         "SELECT ",
         delivery_columns!(),
-        ", date_trunc('milliseconds', now()) AS now FROM deliveries WHERE next_at <= now() ORDER BY next_at, id LIMIT $1 \
+        ", leased_from, date_trunc('milliseconds', now()) AS now FROM deliveries WHERE next_at <= now() ORDER BY next_at, id LIMIT $1 \
          FOR NO KEY UPDATE SKIP LOCKED",
     ))
     .bind(limit(most))
     .fetch_all(connection)
     .await
     .port()?;
-    rows.iter().map(with_time).collect()
+    let due = |row: &PgRow| {
+        let (delivery, now) = with_time(row)?;
+        Ok(Due { delivery, leased_from: row.optional_time("leased_from")?, now })
+    };
+    rows.iter().map(due).collect()
 }
 
-/// Leases deliveries: each is due again at `until`.
-pub(super) async fn lease(
-    connection: &mut PgConnection,
-    deliveries: &[Delivery],
-    until: Timestamp,
-) -> PortResult<()> {
+/// Leases deliveries: each is due again when it says.
+pub(super) async fn lease(connection: &mut PgConnection, deliveries: &[Delivery]) -> PortResult<()> {
     sqlx::query(
-        "UPDATE deliveries SET leased_from = coalesce(leased_from, next_at), next_at = $2 WHERE id = ANY ($1)",
+        "UPDATE deliveries SET leased_from = coalesce(leased_from, deliveries.next_at), next_at = leased.next_at \
+         FROM UNNEST($1::uuid[], $2::timestamptz[]) AS leased (id, next_at) WHERE deliveries.id = leased.id",
     )
     .bind(column(deliveries, |delivery| delivery.id.0))
-    .bind(until)
+    .bind(column(deliveries, |delivery| delivery.next_at))
     .execute(connection)
     .await
     .map(drop)
     .port()
+}
+
+/// Leases a pending delivery for so long from now at least. None where there is none.
+pub(super) async fn begin(
+    connection: &mut PgConnection,
+    id: DeliveryId,
+    lease: Duration,
+) -> PortResult<Option<Delivery>> {
+    sqlx::query(concat!(
+        "UPDATE deliveries SET leased_from = coalesce(leased_from, next_at), \
+         next_at = greatest(next_at, date_trunc('milliseconds', now()) + make_interval(secs => $2)) \
+         WHERE id = $1 AND next_at IS NOT NULL RETURNING ",
+        delivery_columns!(),
+    ))
+    .bind(id.0)
+    .bind(lease.as_secs_f64())
+    .fetch_optional(connection)
+    .await
+    .port()?
+    .as_ref()
+    .map(delivery)
+    .transpose()
 }
 
 /// Ends the leases of these.

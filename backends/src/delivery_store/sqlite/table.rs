@@ -1,5 +1,7 @@
 //! The SQL of the table `deliveries`.
 
+use std::time::Duration;
+
 use raglan_pipeline::{
     domain::{Delivery, DeliveryId, JobId, Timestamp},
     ports::PortResult,
@@ -11,7 +13,7 @@ use crate::{
         SqlxResultExt as _,
         codec::{RowExt as _, json, limit, name},
     },
-    delivery_store::row::delivery,
+    delivery_store::{row::delivery, rules},
 };
 
 /// Writes a delivery that is not there yet.
@@ -75,11 +77,11 @@ pub(super) async fn of_job(executor: impl SqliteExecutor<'_>, job: JobId) -> Por
     rows.iter().map(delivery).collect()
 }
 
-/// Pending deliveries that are due, oldest first; each is due again at `leased_until`. As they are after that.
+/// Pending deliveries that are due, oldest first; each is due again when its lease ends. As they are after that.
 pub(super) async fn lease_due(
     connection: &mut SqliteConnection,
     now: Timestamp,
-    leased_until: Timestamp,
+    lease: Duration,
     most: usize,
 ) -> PortResult<Vec<Delivery>> {
     let rows = sqlx::query(
@@ -92,11 +94,12 @@ pub(super) async fn lease_due(
     .port()?;
     let mut leased = Vec::with_capacity(rows.len());
     for row in &rows {
-        let delivery = Delivery { next_at: Some(leased_until), ..delivery(row)? };
+        let until = rules::leased_until(now, lease, row.optional_time("leased_from")?);
+        let delivery = Delivery { next_at: Some(until), ..delivery(row)? };
         sqlx::query(
             "UPDATE deliveries SET leased_from = coalesce(leased_from, next_at), next_at = ? WHERE id = ?",
         )
-        .bind(leased_until.timestamp_millis())
+        .bind(until.timestamp_millis())
         .bind(delivery.id.0.as_bytes().as_slice())
         .execute(&mut *connection)
         .await
@@ -104,6 +107,26 @@ pub(super) async fn lease_due(
         leased.push(delivery);
     }
     Ok(leased)
+}
+
+/// Leases a pending delivery until this time at least. None where there is none.
+pub(super) async fn begin(
+    connection: &mut SqliteConnection,
+    id: DeliveryId,
+    until: Timestamp,
+) -> PortResult<Option<Delivery>> {
+    sqlx::query(
+        "UPDATE deliveries SET leased_from = coalesce(leased_from, next_at), next_at = max(next_at, ?) \
+         WHERE id = ? AND next_at IS NOT NULL RETURNING *",
+    )
+    .bind(until.timestamp_millis())
+    .bind(id.0.as_bytes().as_slice())
+    .fetch_optional(connection)
+    .await
+    .port()?
+    .as_ref()
+    .map(delivery)
+    .transpose()
 }
 
 /// Ends the leases of these.
