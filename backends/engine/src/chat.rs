@@ -75,6 +75,18 @@ impl ChatTemplate {
         Ok(template)
     }
 
+    /// Takes these texts of special tokens where the model's files named none.
+    pub(crate) fn set_tokens(&mut self, tokens: impl Iterator<Item = (String, String)>) {
+        if self.tokens.is_empty() {
+            self.tokens.extend(tokens);
+        }
+    }
+
+    /// The text of a special token, by the name that templates use.
+    pub(crate) fn token(&self, name: &str) -> Option<&str> {
+        self.tokens.iter().find(|(known, _)| known == name).map(|(_, text)| text.as_str())
+    }
+
     /// The text of a conversation that has instructions and a question, up to where the answer begins.
     ///
     /// # Errors
@@ -142,14 +154,6 @@ fn special_tokens(config: &Json) -> Vec<(String, String)> {
             Some((name.clone(), text.to_owned()))
         })
         .collect()
-}
-
-/// The text of the token that ends a conversation's turn, as the tokeniser's configuration has it.
-pub(crate) fn end_token_text(folder: &Path) -> Result<Option<String>, LoadError> {
-    let path = folder.join(TOKENIZER_CONFIG);
-    let Some(text) = read_if_there(&path)? else { return Ok(None) };
-    let config: Json = serde_json::from_str(&text).map_err(|error| LoadError::invalid(&path, error))?;
-    Ok(special_tokens(&config).into_iter().find(|(name, _)| name == "eos_token").map(|(_, text)| text))
 }
 
 /// JSON as Python writes it, which is what templates were tried with.

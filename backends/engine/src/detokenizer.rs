@@ -7,7 +7,7 @@ const LONGEST_CHARACTER: usize = 6;
 
 /// Makes text of tokens as they come. A token may be a part of a character, and how a token is written may depend on the one before it; so each
 /// piece is the difference between two texts, of the tokens before and of these with the new ones. An unfinished character at the end, which
-/// decoders write as U+FFFD, is held back until it is whole.
+/// decoders write as U+FFFD, once or for each of its bytes, is held back until it is whole. Special tokens are no text.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Detokenizer {
     /// The tokens that have become text last, and those that have not in full.
@@ -23,6 +23,11 @@ pub(crate) struct Detokenizer {
 impl Detokenizer {
     /// Takes the next token; answers with the text that it completes, which may be none.
     pub(crate) fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> Result<String, String> {
+        // It must not stand for the text before the next token either: that would be written as the first of a text is, without its space.
+        let special = |text: String| tokenizer.get_added_vocabulary().is_special_token(&text);
+        if tokenizer.id_to_token(token).is_some_and(special) {
+            return Ok(String::new());
+        }
         self.tokens.push(token);
         self.waited += 1;
         self.text(tokenizer, self.waited < LONGEST_CHARACTER)
@@ -42,20 +47,33 @@ impl Detokenizer {
         let after = decode(&self.tokens)?;
         // Where a token changed how those before it are written, what is shown already stays.
         let fresh = &after[after.floor_char_boundary(before.len())..];
-        let unfinished = fresh.strip_suffix(char::REPLACEMENT_CHARACTER).filter(|_| may_wait);
-        let ready = unfinished.unwrap_or(fresh);
+        let ready = if may_wait { self.whole(tokenizer, fresh) } else { fresh };
+        let is_unfinished = ready.len() < fresh.len();
         let piece = ready[ready.floor_char_boundary(self.shown)..].to_owned();
-        if unfinished.is_some() {
+        if is_unfinished {
             self.shown = self.shown.max(ready.len());
         } else {
             self.tokens.drain(..self.read);
             self.read = self.tokens.len();
             self.shown = 0;
         }
-        if unfinished.is_none() || !piece.is_empty() {
+        if !is_unfinished || !piece.is_empty() {
             self.waited = 0;
         }
         Ok(piece)
+    }
+
+    /// A text without what may be the beginning of a character at its end: a U+FFFD, or, where tokens stand for single bytes (`<0xE6>`), as many as
+    /// there are such tokens.
+    fn whole<'a>(&self, tokenizer: &Tokenizer, text: &'a str) -> &'a str {
+        let Some(mut whole) = text.strip_suffix(char::REPLACEMENT_CHARACTER) else { return text };
+        let is_byte = |text: String| text.len() == 6 && text.starts_with("<0x") && text.ends_with('>');
+        let bytes =
+            self.tokens.iter().rev().take_while(|token| tokenizer.id_to_token(**token).is_some_and(is_byte));
+        for _ in bytes.skip(1) {
+            whole = whole.strip_suffix(char::REPLACEMENT_CHARACTER).unwrap_or(whole);
+        }
+        whole
     }
 }
 
@@ -127,6 +145,55 @@ mod tests {
         assert!(!rest.is_empty() && rest.chars().all(|one| one == char::REPLACEMENT_CHARACTER), "{rest:?}");
         let shown: Vec<String> = (0..12).map(|_| detokenizer.push(&tokenizer, 256).unwrap()).collect();
         assert!(shown.iter().any(|piece| !piece.is_empty()), "{shown:?}");
+    }
+
+    /// As Llama 2 and Mistral 7B write texts: a space before each word as a part of it, none before the first one, and a token for each byte of what
+    /// has no other.
+    fn words_and_bytes() -> Tokenizer {
+        let words = ["<unk>", "</s>", "▁red", "▁crab", "!"].map(str::to_owned);
+        let bytes = (0..=255).map(|byte| format!("<0x{byte:02X}>"));
+        let vocabulary: serde_json::Map<String, serde_json::Value> =
+            words.into_iter().chain(bytes).zip(0..).map(|(text, id)| (text, serde_json::json!(id))).collect();
+        let file = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": null,
+            "added_tokens": [{"id": 1, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
+                              "normalized": false, "special": true}],
+            "post_processor": null,
+            "decoder": {"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+                {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ]},
+            "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                      "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true,
+                      "vocab": vocabulary, "merges": []},
+        });
+        Tokenizer::from_bytes(file.to_string()).unwrap()
+    }
+
+    fn written(tokenizer: &Tokenizer, tokens: &[u32]) -> Vec<String> {
+        let mut detokenizer = Detokenizer::default();
+        let mut pieces: Vec<String> =
+            tokens.iter().map(|token| detokenizer.push(tokenizer, *token).unwrap()).collect();
+        pieces.push(detokenizer.finish(tokenizer).unwrap());
+        pieces
+    }
+
+    #[test]
+    fn characters_of_single_bytes_come_whole() {
+        let tokenizer = words_and_bytes();
+        let bytes = |text: &str| text.bytes().map(|byte| u32::from(byte) + 5).collect::<Vec<_>>();
+        let tokens = [vec![2], bytes(" 日本🦀é"), vec![4, 3]].concat();
+        let pieces = written(&tokenizer, &tokens);
+        assert_eq!(pieces.concat(), "red 日本🦀é! crab");
+        assert!(pieces.contains(&"🦀".to_owned()), "{pieces:?}");
+        // What never becomes a character is shown in the end.
+        let broken = written(&tokenizer, &bytes("🦀")[..3]).concat();
+        assert_eq!(broken, "\u{fffd}".repeat(3));
+    }
+
+    #[test]
+    fn a_special_token_takes_no_space_away() {
+        assert_eq!(written(&words_and_bytes(), &[2, 1, 3]).concat(), "red crab");
     }
 
     proptest! {

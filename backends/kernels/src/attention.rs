@@ -1,6 +1,6 @@
 //! Attention of a step's tokens to what is in the cache.
 
-use candle_core::{Result, Storage, Tensor, bail, op::BackpropOp};
+use candle_core::{DType, Result, Storage, Tensor, bail, op::BackpropOp};
 
 use crate::{AttentionBatch, cpu, element::with_element, rows::Rows};
 
@@ -87,6 +87,19 @@ pub fn paged_attention(
         _ => bail!("paged_attention: queries and caches must be on one device, the CPU or a CUDA device"),
     };
     Ok(Tensor::from_storage(storage, (tokens, heads, head_dim), BackpropOp::none(), false))
+}
+
+/// Whether a GPU can attend to heads of this width, in any build: for those who want to know before they have loaded a model.
+///
+/// It is an error that says which heads can be attended to where it cannot.
+pub fn check_heads_on_gpu(dtype: DType, head_dim: usize) -> Result<()> {
+    let vector = 16 / dtype.size_in_bytes().max(1);
+    if !head_dim.is_multiple_of(vector) || head_dim > 256 {
+        bail!(
+            "paged_attention: on a GPU a head of {dtype:?} must have a multiple of {vector} values, 256 at most, not {head_dim}"
+        );
+    }
+    Ok(())
 }
 
 /// How heads are laid out.

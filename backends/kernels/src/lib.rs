@@ -33,7 +33,7 @@ mod sampling;
 mod tests;
 
 pub use self::{
-    attention::paged_attention,
+    attention::{check_heads_on_gpu, paged_attention},
     batch::{AttentionBatch, AttentionSequence},
     cache::{rope_write_kv, write_kv},
     layers::{add_rms_norm, rms_norm, rope, silu_mul},

@@ -27,6 +27,26 @@ pub struct SampleRow<'a> {
     pub position: u64,
 }
 
+impl SampleRow<'_> {
+    /// Whether its numbers mean something; [`sample`] refuses all rows where one does not.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        let Self { temperature, top_p, repetition_penalty, .. } = *self;
+        if !(temperature >= 0.0 && temperature.is_finite()) {
+            return Err(format!("temperature must be 0 or above, not {temperature}"));
+        }
+        if !(top_p > 0.0 && top_p <= 1.0) {
+            return Err(format!("top_p must be above 0 and not above 1, not {top_p}"));
+        }
+        if !(repetition_penalty > 0.0 && repetition_penalty.is_finite()) {
+            return Err(format!("repetition_penalty must be above 0, not {repetition_penalty}"));
+        }
+        Ok(())
+    }
+}
+
 /// Chooses a token for each row of `logits`, `[rows, vocabulary]`: `u32 [rows]` on the device of the logits, so that a step need not wait for
 /// it before the next is under way. [`NO_TOKEN`] where a row has nothing to choose from.
 ///
@@ -42,7 +62,7 @@ pub fn sample(logits: &Tensor, rows: &[SampleRow<'_>]) -> Result<Tensor> {
         bail!("sample: a vocabulary has between 1 and {MOST_TOKENS} tokens, not {vocabulary}");
     }
     for (index, row) in rows.iter().enumerate() {
-        check(row).map_err(|what| candle_core::Error::Msg(format!("sample: row {index}: {what}")))?;
+        row.check().map_err(|what| candle_core::Error::Msg(format!("sample: row {index}: {what}")))?;
     }
     if count == 0 {
         return Tensor::zeros(0, DType::U32, logits.device());
@@ -63,17 +83,3 @@ pub fn sample(logits: &Tensor, rows: &[SampleRow<'_>]) -> Result<Tensor> {
 
 /// As many probabilities in fixed point as are sure to fit into 64 bits.
 const MOST_TOKENS: usize = 1 << 23;
-
-fn check(row: &SampleRow<'_>) -> std::result::Result<(), String> {
-    let SampleRow { temperature, top_p, repetition_penalty, .. } = *row;
-    if !(temperature >= 0.0 && temperature.is_finite()) {
-        return Err(format!("a temperature must be 0 or above, not {temperature}"));
-    }
-    if !(top_p > 0.0 && top_p <= 1.0) {
-        return Err(format!("top_p must be above 0 and not above 1, not {top_p}"));
-    }
-    if !(repetition_penalty > 0.0 && repetition_penalty.is_finite()) {
-        return Err(format!("a repetition penalty must be above 0, not {repetition_penalty}"));
-    }
-    Ok(())
-}

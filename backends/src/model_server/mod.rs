@@ -1,30 +1,29 @@
-//! Asking a server that runs models, with JSON over HTTP: what embedders and re-rankers elsewhere have in common.
+//! Asking a server that runs models, with JSON over HTTP: what generators, embedders and re-rankers elsewhere have in common.
 
 mod said;
+mod server;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
+use bytes::Bytes;
 use raglan_pipeline::{
     decorators::retry::{Backoff, RetryPolicy, retry},
     ports::ModelError,
     secret::Secret,
 };
-use reqwest::{
-    Client, Response,
-    header::{ACCEPT, CONTENT_TYPE},
-    redirect::Policy,
-};
+use reqwest::Response;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::Semaphore, time::timeout};
 use url::Url;
 
-pub(crate) use self::said::{ErrorBody, Said, classify};
-use crate::http_client::{USER_AGENT, describe, retry_after};
+pub(crate) use self::{
+    said::{ErrorBody, Said, classify},
+    server::{Server, json, masked},
+};
+use crate::http_client::describe;
 
-/// The most that is read of an error's body.
-const LONGEST_ERROR: usize = 64 * 1024;
 /// The most that is read of an answer: vectors of 4,096 numbers for a thousand texts.
 const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
 
@@ -65,17 +64,12 @@ impl ServerSettings {
 }
 
 /// One call of a server: JSON goes there, JSON comes back. Dropping the future of an answer closes its connection.
+#[derive(Debug)]
 pub(crate) struct Call {
-    client: Client,
-    endpoint: Url,
-    settings: ServerSettings,
+    server: Server,
+    timeout: Duration,
+    tries: RetryPolicy,
     places: Semaphore,
-}
-
-impl fmt::Debug for Call {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("settings", &self.settings).finish_non_exhaustive()
-    }
 }
 
 impl Call {
@@ -84,35 +78,25 @@ impl Call {
     /// # Errors
     /// [`ModelError::Permanent`] with what is wrong with the settings.
     pub(crate) fn new(settings: ServerSettings, name: &str) -> Result<Self, ModelError> {
-        let endpoint = endpoint(&settings.base_url, &[name])?;
-        let client = Client::builder()
-            .user_agent(USER_AGENT)
-            .redirect(Policy::none())
-            .connect_timeout(settings.connect_timeout)
-            .build()
-            .map_err(|error| {
-                ModelError::Permanent(format!(
-                    "the HTTP client for the model server could not be built: {}",
-                    describe(error)
-                ))
-            })?;
-        let places = Semaphore::new(settings.requests.clamp(1, Semaphore::MAX_PERMITS));
-        Ok(Self { client, endpoint, settings, places })
+        let ServerSettings { base_url, api_key, connect_timeout, timeout, tries, requests } = settings;
+        Ok(Self {
+            server: Server::new(&base_url, &[name], api_key, connect_timeout)?,
+            timeout,
+            tries,
+            places: Semaphore::new(requests.clamp(1, Semaphore::MAX_PERMITS)),
+        })
     }
 
     /// Asks, again and again while the error says that this may help and the time lasts. Waiting for a place does not count.
     ///
     /// # Errors
     /// What the caller must do, see [`ModelError`].
-    pub(crate) async fn ask<A: DeserializeOwned>(&self, body: &impl Serialize) -> Result<A, ModelError> {
-        let body = serde_json::to_vec(body).map_err(|error| {
-            ModelError::Permanent(format!("the request cannot be written as JSON: {error}"))
-        })?;
-        let body = bytes::Bytes::from(body);
+    pub(crate) async fn ask<A: DeserializeOwned>(&self, request: &impl Serialize) -> Result<A, ModelError> {
+        let body = json(request)?;
         // The semaphore is never closed.
         let _place = self.places.acquire().await;
-        let patience = self.settings.timeout;
-        match timeout(patience, retry(&self.settings.tries, |_| self.ask_once(body.clone()))).await {
+        let patience = self.timeout;
+        match timeout(patience, retry(&self.tries, |_| self.ask_once(body.clone()))).await {
             Ok(answer) => answer,
             Err(_) => {
                 Err(ModelError::try_later(format!("the model server did not answer within {patience:?}")))
@@ -120,72 +104,16 @@ impl Call {
         }
     }
 
-    async fn ask_once<A: DeserializeOwned>(&self, body: bytes::Bytes) -> Result<A, ModelError> {
-        let mut request = self.client.post(self.endpoint.clone());
-        if let Some(key) = &self.settings.api_key {
-            request = request.bearer_auth(key.expose());
-        }
-        let request =
-            request.header(CONTENT_TYPE, "application/json").header(ACCEPT, "application/json").body(body);
-        let response = request.send().await.map_err(|error| {
-            ModelError::try_later(format!("the model server cannot be reached: {}", describe(error)))
-        })?;
+    async fn ask_once<A: DeserializeOwned>(&self, body: Bytes) -> Result<A, ModelError> {
+        let response = self.server.post(body, "application/json").await?;
         if !response.status().is_success() {
-            return Err(refusal(response, self.settings.api_key.as_ref()).await);
+            return Err(self.server.refusal(response).await);
         }
         let answer = whole(response).await?;
         serde_json::from_slice(&answer).map_err(|error| {
             ModelError::Permanent(format!("the model server's answer is not what was asked for: {error}"))
         })
     }
-}
-
-/// The address of a call: the server's, with these names behind its path.
-///
-/// # Errors
-/// [`ModelError::Permanent`] where the server's address cannot be one.
-pub(crate) fn endpoint(base_url: &Url, names: &[&str]) -> Result<Url, ModelError> {
-    let wrong = |what: &str| Err(ModelError::Permanent(format!("the model server's base_url {what}")));
-    if !matches!(base_url.scheme(), "http" | "https") {
-        return wrong("is neither http nor https");
-    }
-    if !base_url.username().is_empty() || base_url.password().is_some() {
-        return wrong("holds a user name or password; a key belongs into api_key");
-    }
-    let mut endpoint = base_url.clone();
-    match endpoint.path_segments_mut() {
-        Ok(mut path) => drop(path.pop_if_empty().extend(names)),
-        Err(()) => return wrong("cannot have a path"),
-    }
-    Ok(endpoint)
-}
-
-/// The error that an answer with an error's status is.
-pub(crate) async fn refusal(response: Response, api_key: Option<&Secret>) -> ModelError {
-    let (status, asked) = (response.status(), retry_after(response.headers()));
-    let body = masked(api_key, &beginning(response).await);
-    match classify(status, &Said::read(&body)) {
-        ModelError::TryLater { message, after } => ModelError::TryLater { message, after: after.or(asked) },
-        error => error,
-    }
-}
-
-/// A text without the key that may stand in it.
-pub(crate) fn masked(key: Option<&Secret>, text: &str) -> String {
-    key.map_or_else(|| text.to_owned(), |key| key.mask(text))
-}
-
-/// The beginning of a body, as far as it can be read: enough for an error's message.
-pub(crate) async fn beginning(mut response: Response) -> String {
-    let mut body = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        body.extend_from_slice(&chunk);
-        if body.len() >= LONGEST_ERROR {
-            body.truncate(LONGEST_ERROR);
-            break;
-        }
-    }
-    String::from_utf8_lossy(&body).into_owned()
 }
 
 async fn whole(mut response: Response) -> Result<Vec<u8>, ModelError> {

@@ -38,7 +38,7 @@ pub(crate) enum ErrorBody {
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Code {
-    Number(u16),
+    Number(serde_json::Number),
     Text(String),
 }
 
@@ -56,7 +56,9 @@ impl From<ErrorBody> for Said {
             ErrorBody::Text(message) => Self { message, ..Self::default() },
             ErrorBody::Object { message, kind, code } => {
                 let (code, status) = match code {
-                    Some(Code::Number(status)) => (None, Some(status)),
+                    Some(Code::Number(code)) => {
+                        (None, code.as_u64().and_then(|status| u16::try_from(status).ok()))
+                    }
                     Some(Code::Text(code)) => (Some(code), None),
                     None => (None, None),
                 };

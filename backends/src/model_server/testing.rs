@@ -1,6 +1,10 @@
 //! A model server of the tests: it answers as it is told to, and keeps what it was asked.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    task::Poll,
+};
 
 use axum::{
     Router,
@@ -8,9 +12,11 @@ use axum::{
     extract::State,
     http::{HeaderMap, Response, Uri},
 };
+use bytes::Bytes;
+use futures::StreamExt;
 use raglan_pipeline::secret::Secret;
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot};
 use url::Url;
 
 use super::ServerSettings;
@@ -85,21 +91,21 @@ pub(crate) fn json(body: &Value) -> Response<Body> {
     respond(200, &[("content-type", "application/json")], body.to_string())
 }
 
-/// An answer that never comes to its end, and tells when its connection is gone.
-pub(crate) fn hanging(gone: tokio::sync::oneshot::Sender<()>) -> Response<Body> {
-    struct Tell(Option<tokio::sync::oneshot::Sender<()>>);
+/// A body that writes this and then nothing more, and tells when its connection is gone.
+pub(crate) fn hanging(written: impl Into<Bytes>, gone: Option<oneshot::Sender<()>>) -> Body {
+    struct Tell(Option<oneshot::Sender<()>>);
     impl Drop for Tell {
         fn drop(&mut self) {
             // Nobody may listen any more.
             let _ = self.0.take().map(|gone| gone.send(()));
         }
     }
-    let tell = Tell(Some(gone));
-    let never = futures::stream::poll_fn(move |_| {
+    let (written, tell) = (futures::stream::iter([Ok(written.into())]), Tell(gone));
+    let rest = futures::stream::poll_fn(move |_| {
         let _held = &tell;
-        std::task::Poll::<Option<Result<bytes::Bytes, std::convert::Infallible>>>::Pending
+        Poll::<Option<Result<Bytes, Infallible>>>::Pending
     });
-    respond(200, &[("content-type", "application/json")], Body::from_stream(never))
+    Body::from_stream(written.chain(rest))
 }
 
 /// A number from -1 to 1 that is always the same for the same text.

@@ -11,6 +11,8 @@ pub struct FetchError {
     pub attempts: Vec<FetchAttempt>,
     /// Whether the network was left alone because the caller said so.
     pub offline: bool,
+    /// What else to do, in words.
+    pub remedy: &'static str,
 }
 
 /// One source of a model and why it did not help.
@@ -29,11 +31,7 @@ impl std::fmt::Display for FetchError {
             write!(f, "\n  - {}: {}", attempt.from, attempt.reason)?;
         }
         let network = if self.offline { "allow the network, " } else { "" };
-        write!(
-            f,
-            "\nWhat to do: {network}put the model's files (config.json, tokenizer.json, model.safetensors) into a folder and set \
-             models.embedding.path to it, or run without a model: then search is by keywords alone."
-        )
+        write!(f, "\nWhat to do: {network}{}.", self.remedy)
     }
 }
 

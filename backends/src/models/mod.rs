@@ -124,7 +124,13 @@ impl Origins {
             ModelSource::Folder(path) => open(path.clone(), &mut attempts).await,
             _ => self.fetch_cached(spec, source, cache_dir, progress, offline, &mut attempts).await,
         };
-        found.ok_or_else(|| FetchError { model: spec.name.clone(), attempts: attempts.0, offline })
+        found.ok_or_else(|| FetchError {
+            model: spec.name.clone(),
+            attempts: attempts.0,
+            offline,
+            remedy: "put the model's files (config.json, tokenizer.json, model.safetensors) into a folder and set \
+                     models.embedding.path to it, or run without a model: then search is by keywords alone",
+        })
     }
 
     async fn fetch_cached(

@@ -7,14 +7,16 @@ use std::{
 };
 
 use hf_hub::{
-    HFClient,
+    HFClient, HFError,
     progress::{DownloadEvent, ProgressEvent, ProgressHandler},
 };
 
 use super::{FetchAttempt, FetchError, Progress};
 
-/// The files of a language model: shape, tokeniser, chat template and weights, without copies in other formats.
+/// The files of a language model: shape, tokeniser, chat template and weights…
 const FILES: [&str; 3] = ["*.json", "*.jinja", "*.safetensors"];
+/// …without copies of the weights in other formats, which some have beside them.
+const COPIES: [&str; 2] = ["consolidated*", "original/*"];
 
 /// A repository of a hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,34 +59,79 @@ pub async fn fetch_repository(
     progress: Arc<dyn Progress>,
     offline: bool,
 ) -> Result<PathBuf, FetchError> {
-    let Repository { owner, name, revision } = repository;
-    let model = format!("{owner}/{name}");
-    let failed = |from: &str, error: &dyn std::error::Error| FetchError {
-        model: model.clone(),
-        attempts: vec![FetchAttempt { from: from.to_owned(), reason: super::hub::reason(error) }],
-        offline,
+    fetch_from(None, repository, cache_dir, progress, offline).await
+}
+
+/// The same; `endpoint` is the hub's address, none the client's own default.
+async fn fetch_from(
+    endpoint: Option<&str>,
+    repository: &Repository,
+    cache_dir: &Path,
+    progress: Arc<dyn Progress>,
+    offline: bool,
+) -> Result<PathBuf, FetchError> {
+    // What a branch or a tag was is noted once all its files are there. A commit's folder may be there in part, so the hub is asked first.
+    let from_cache = match (offline, repository.revision.as_deref().is_some_and(is_commit)) {
+        (true, _) => &[true][..],
+        (false, true) => &[false, true],
+        (false, false) => &[true, false],
     };
-    let client = HFClient::builder()
-        .cache_dir(cache_dir.join("hub"))
-        .build()
-        .map_err(|error| failed("the model hub", &error))?;
+    let mut attempts = Vec::new();
+    for &from_cache in from_cache {
+        let from = if from_cache { "the cache of the model hub" } else { "the model hub" };
+        match snapshot(endpoint, repository, cache_dir, &progress, from_cache).await {
+            Ok(folder) => return Ok(folder),
+            Err(error) => {
+                let reason = super::hub::reason(&error);
+                tracing::debug!(from, reason, "language model not found there");
+                attempts.push(FetchAttempt { from: from.to_owned(), reason });
+            }
+        }
+    }
+    Err(FetchError {
+        model: format!("{}/{}", repository.owner, repository.name),
+        attempts,
+        offline,
+        remedy: "put the model's files (config.json, tokenizer.json, the weights) into a folder and name it as the \
+                 generator's model",
+    })
+}
+
+/// The folder of a repository's files.
+async fn snapshot(
+    endpoint: Option<&str>,
+    Repository { owner, name, revision }: &Repository,
+    cache_dir: &Path,
+    progress: &Arc<dyn Progress>,
+    from_cache: bool,
+) -> Result<PathBuf, HFError> {
+    let mut builder = HFClient::builder().cache_dir(cache_dir.join("hub"));
+    if let Some(endpoint) = endpoint {
+        builder = builder.endpoint(endpoint);
+    }
     let bar = Bar {
         progress: progress.clone(),
-        what: format!("{model} from the model hub"),
+        what: format!("{owner}/{name} from the model hub"),
         files: Mutex::new(BTreeMap::new()),
     };
-    let fetched = client
+    let fetched = builder
+        .build()?
         .model(owner, name)
         .snapshot_download()
         .maybe_revision(revision.clone())
         .allow_patterns(FILES.map(str::to_owned).to_vec())
-        .local_files_only(offline)
+        .ignore_patterns(COPIES.map(str::to_owned).to_vec())
+        .local_files_only(from_cache)
         .progress(bar)
         .send()
         .await;
     progress.finish();
-    let from = if offline { "the cache of the model hub" } else { "the model hub" };
-    fetched.map_err(|error| failed(from, &error))
+    fetched
+}
+
+/// Whether a revision is a commit, written out.
+fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.chars().all(|c| c.is_ascii_hexdigit())
 }
 
 /// Adds up what the hub's client tells of each file.
@@ -139,9 +186,12 @@ mod tests {
     async fn what_was_fetched_is_found_without_a_network() {
         let cache = tempfile::tempdir().unwrap();
         let repository = Repository::parse("someone/tiny").unwrap();
-        let fetch = || fetch_repository(&repository, cache.path(), Arc::new(NoProgress), true);
-        let error = fetch().await.unwrap_err().to_string();
+        // Nobody answers there.
+        let nowhere = Some("http://127.0.0.1:9");
+        let fetch = |offline| fetch_from(nowhere, &repository, cache.path(), Arc::new(NoProgress), offline);
+        let error = fetch(true).await.unwrap_err().to_string();
         assert!(error.contains("someone/tiny") && error.contains("the cache of the model hub"), "{error}");
+        assert!(error.contains("the generator's model") && !error.contains("embedding"), "{error}");
         // As the hub's client lays it out.
         let commit = "0123456789abcdef0123456789abcdef01234567";
         let place = cache.path().join("hub/models--someone--tiny");
@@ -150,6 +200,7 @@ mod tests {
         std::fs::create_dir_all(place.join("refs")).unwrap();
         std::fs::write(place.join("refs/main"), commit).unwrap();
         std::fs::write(snapshot.join("config.json"), "{}").unwrap();
-        assert_eq!(fetch().await.unwrap(), snapshot);
+        assert_eq!(fetch(true).await.unwrap(), snapshot);
+        assert_eq!(fetch(false).await.unwrap(), snapshot, "what is there needs no hub");
     }
 }

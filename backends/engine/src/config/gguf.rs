@@ -39,7 +39,8 @@ pub(crate) fn of_gguf(file: &GgufFile) -> Result<ModelConfig, LoadError> {
             return Err(LoadError::unsupported(path, reason));
         }
     };
-    let vocabulary = file.shape("model.embed_tokens.weight").map_or(0, |shape| shape[0]);
+    let vocabulary =
+        file.shape("model.embed_tokens.weight").and_then(|shape| shape.first()).copied().unwrap_or(0);
     let config = ModelConfig {
         family,
         vocabulary,
@@ -57,8 +58,9 @@ pub(crate) fn of_gguf(file: &GgufFile) -> Result<ModelConfig, LoadError> {
         inner_bias: false,
         head_norms: family == Family::Qwen3,
         tied: file.shape("lm_head.weight").is_none(),
-        windows: vec![get("attention.sliding_window").map(|window| window as usize); layers],
-        end_tokens: file.number("tokenizer.ggml.eos_token_id").map(|id| id as u32).into_iter().collect(),
+        windows: vec![super::window(get("attention.sliding_window").map(|window| window as usize)); layers],
+        // That of a text, and that of a turn, where they are two.
+        end_tokens: ["eos", "eot"].into_iter().filter_map(|name| file.token(name)).collect(),
         stored: None,
     };
     config.check(path)?;

@@ -196,7 +196,7 @@ impl Raw {
             return Err(unsupported(format!("its activation is {act}, and only silu is known")));
         }
         if let Some(factor) = self.partial_rotary_factor.filter(|factor| *factor != 1.0) {
-            return Err(unsupported(format!("only {factor} of each head is rotated, and here all of it is")));
+            return Err(unsupported(rope::partly_rotated(factor)));
         }
         if let Some(method) = &self.quantization_config {
             let named = method.get("quant_method").and_then(Value::as_str).unwrap_or("another way");
@@ -239,6 +239,7 @@ impl Raw {
     /// Which layers have a window: listed by the newer files, told by rules of the families in the older ones.
     fn windows(&self, family: Family) -> Result<Vec<Option<usize>>, String> {
         let layers = self.num_hidden_layers;
+        let window = window(self.sliding_window);
         if let Some(types) = &self.layer_types {
             if types.len() != layers {
                 return Err(format!("it lists {} layer_types for {layers} layers", types.len()));
@@ -248,7 +249,7 @@ impl Raw {
                 .map(|kind| match kind.as_str() {
                     "full_attention" => Ok(None),
                     "sliding_attention" => {
-                        self.sliding_window.map(Some).ok_or_else(|| "its window has no length".to_owned())
+                        window.map(Some).ok_or_else(|| "its window has no length".to_owned())
                     }
                     other => Err(format!("it has layers of type {other}")),
                 })
@@ -256,14 +257,19 @@ impl Raw {
         }
         Ok(match family {
             Family::Llama => vec![None; layers],
-            Family::Mistral => vec![self.sliding_window; layers],
+            Family::Mistral => vec![window; layers],
             Family::Qwen2 | Family::Qwen3 if self.use_sliding_window == Some(true) => {
                 let full = self.max_window_layers.unwrap_or(layers);
-                (0..layers).map(|layer| self.sliding_window.filter(|_| layer >= full)).collect()
+                (0..layers).map(|layer| window.filter(|_| layer >= full)).collect()
             }
             Family::Qwen2 | Family::Qwen3 => vec![None; layers],
         })
     }
+}
+
+/// A window as files have it, of which some write 0 for none.
+fn window(tokens: Option<usize>) -> Option<usize> {
+    tokens.filter(|tokens| *tokens > 0)
 }
 
 /// One token's id, or a list of them.
@@ -311,6 +317,8 @@ mod tests {
         assert_eq!(mistral.windows, vec![Some(16); 4]);
         let mistral = parse(&with("mistral", json!({"sliding_window": null}))).unwrap();
         assert_eq!(mistral.windows, vec![None; 4]);
+        let mistral = parse(&with("mistral", json!({"sliding_window": 0}))).unwrap();
+        assert_eq!(mistral.windows, vec![None; 4], "a window of no token is none");
         let window = json!({"use_sliding_window": true, "sliding_window": 16, "max_window_layers": 3});
         let qwen2 = parse(&with("qwen2", window)).unwrap();
         assert_eq!(qwen2.windows, [None, None, None, Some(16)]);
@@ -333,6 +341,7 @@ mod tests {
             (json!({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}), "longrope"),
             (json!({"quantization_config": {"quant_method": "awq"}}), "awq"),
             (json!({"partial_rotary_factor": 0.5}), "rotated"),
+            (json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}), "rotated"),
             (json!({"num_key_value_heads": 3}), "evenly"),
             (json!({"layer_types": ["full_attention"]}), "layer_types"),
         ] {

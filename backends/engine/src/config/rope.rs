@@ -49,6 +49,11 @@ pub enum RopeScaling {
     },
 }
 
+/// Why a model is not run of whose heads only a part is rotated.
+pub(super) fn partly_rotated(factor: f64) -> String {
+    format!("only {factor} of each head is rotated, and here all of it is")
+}
+
 impl Rope {
     /// Reads `rope_theta` beside `rope_scaling`, or, as newer files have it, both in one section.
     pub(super) fn of_config(
@@ -62,6 +67,9 @@ impl Rope {
             .and_then(|section| section.get("rope_type").or_else(|| section.get("type")))
             .and_then(Value::as_str)
             .unwrap_or("default");
+        if let Some(factor) = number("partial_rotary_factor").filter(|factor| *factor != 1.0) {
+            return Err(partly_rotated(factor));
+        }
         let needed =
             |name: &str| number(name).ok_or_else(|| format!("its rotary embedding ({kind}) lacks {name}"));
         let original = number("original_max_position_embeddings").unwrap_or(positions as f64);

@@ -1,9 +1,12 @@
 //! Devices and their memory.
 
-use candle_core::{DType, Device, quantized::GgmlDType};
+use candle_core::{DType, Device};
 
-use super::settings::{BLOCK_SIZE, CacheSize, DeviceChoice, EngineSettings};
-use crate::{LoadError, config::ModelConfig, weights::weight_bytes};
+use super::{
+    memory,
+    settings::{BLOCK_SIZE, CacheSize, DeviceChoice, EngineSettings},
+};
+use crate::{LoadError, config::ModelConfig};
 
 /// Below so many tokens a cache is no use: not even a question with its passages fits.
 const LEAST_TOKENS: usize = 256;
@@ -48,16 +51,8 @@ pub(super) fn free_bytes(device: &Device) -> Option<u64> {
     match device {
         #[cfg(feature = "cuda")]
         Device::Cuda(cuda) => cuda.cuda_stream().context().mem_get_info().ok().map(|(free, _)| free as u64),
-        _ => available_memory(),
+        _ => memory::available(),
     }
-}
-
-/// What the system says a process can have without swapping.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 /// What a model needs on its device.
@@ -65,7 +60,7 @@ pub(super) struct Needs<'a> {
     pub(super) config: &'a ModelConfig,
     pub(super) settings: &'a EngineSettings,
     pub(super) dtype: DType,
-    pub(super) quantize: Option<GgmlDType>,
+    pub(super) weight_bytes: u64,
     /// The most tokens of a sequence.
     pub(super) context_tokens: usize,
 }
@@ -79,21 +74,21 @@ impl Needs<'_> {
     fn step_bytes(&self) -> u64 {
         let ModelConfig { width, inner, heads, kv_heads, head_dim, vocabulary, .. } = *self.config;
         let state = 4 * width + 3 * inner + 2 * (heads + 2 * kv_heads) * head_dim;
-        let states = self.settings.batch_tokens * state * self.dtype.size_in_bytes();
+        let states = self.settings.batch_tokens.saturating_mul(state * self.dtype.size_in_bytes());
         let rows = self.settings.sequences.min(self.settings.batch_tokens);
-        (states + rows * vocabulary * 4 * 3) as u64
+        states.saturating_add(rows.saturating_mul(vocabulary * 4 * 3)) as u64
     }
 
     /// Refuses what cannot fit, before anything is loaded.
     pub(super) fn check(&self, device: &Device) -> Result<(), LoadError> {
         let Some(free) = free_bytes(device) else { return Ok(()) };
-        let weights = weight_bytes(self.config, self.dtype, self.quantize);
+        let weights = self.weight_bytes;
         let blocks = match self.settings.cache {
             CacheSize::Blocks(blocks) => blocks,
             CacheSize::Fraction(_) => LEAST_TOKENS.min(self.context_tokens).div_ceil(BLOCK_SIZE),
         };
-        let cache = blocks as u64 * self.block_bytes();
-        let needed = weights + self.step_bytes() + cache;
+        let cache = (blocks as u64).saturating_mul(self.block_bytes());
+        let needed = weights.saturating_add(self.step_bytes()).saturating_add(cache);
         if needed <= free {
             return Ok(());
         }

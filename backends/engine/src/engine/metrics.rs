@@ -11,6 +11,10 @@ pub struct Snapshot {
     pub counts: Counts,
     /// Steps since the start.
     pub steps: u64,
+    /// Steps that failed, and with them all that was under way.
+    pub failed_steps: u64,
+    /// Whether the device was given up after too many of them in a row: nothing is taken any more.
+    pub stopped: bool,
     /// Tokens of prompts that were computed since the start, those computed again included.
     pub prefill_tokens: u64,
     /// Tokens that were written since the start.

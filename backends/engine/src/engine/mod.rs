@@ -1,6 +1,7 @@
 //! A model at work: a thread of its own, which many requests share.
 
 mod device;
+mod memory;
 mod metrics;
 mod request;
 mod run;
@@ -18,7 +19,7 @@ use candle_core::{DType, Device};
 use self::{
     device::Needs,
     run::{Runner, Submission},
-    text::Texts,
+    text::{BuiltIn, Texts},
 };
 pub use self::{
     metrics::{Observer, Snapshot},
@@ -30,9 +31,10 @@ use crate::{
     LoadError, RequestError,
     cache::KvCache,
     config::{self, ModelConfig},
+    error::first_line,
     model::Model,
     scheduler::{Limits, Scheduler},
-    weights::{GgufFile, ModelFiles, Weights},
+    weights::{GgufFile, ModelFiles, Weights, weight_bytes},
 };
 
 /// Told how many of how many bytes of weights are loaded, on the engine's thread.
@@ -49,7 +51,7 @@ pub struct EngineInfo {
     pub config: ModelConfig,
     /// What bounds its work.
     pub limits: Limits,
-    /// Bytes of the model's weights on the device, as they were reckoned from its shape.
+    /// Bytes of the model's weights on the device, as they were reckoned before it was loaded.
     pub weight_bytes: u64,
     /// Bytes of the cache.
     pub cache_bytes: u64,
@@ -146,14 +148,12 @@ impl Engine {
         self.texts.tokens(prompt).map(|tokens| tokens.len())
     }
 
-    /// The byte range of each token of a text by itself, special tokens left out. It takes as long as the text is.
+    /// The byte range of each token of a text as it is in a prompt, special tokens left out. It takes as long as the text is.
     ///
     /// # Errors
     /// [`RequestError::Invalid`] where it cannot be tokenised.
     pub fn token_ranges(&self, text: &str) -> Result<Vec<Range<usize>>, RequestError> {
-        let encoding = self.texts.tokenizer.encode(text, false);
-        let encoding = encoding.map_err(|error| RequestError::Invalid(error.to_string()))?;
-        Ok(encoding.get_offsets().iter().map(|&(start, end)| start..end).collect())
+        self.texts.ranges(text)
     }
 
     /// Begins a text; what comes of it goes to `sink`. The prompt is tokenised on the caller's thread: not for an asynchronous runtime's threads.
@@ -180,6 +180,7 @@ struct Prepared {
     texts: Texts,
     device: Device,
     dtype: DType,
+    weight_bytes: u64,
     context_tokens: usize,
 }
 
@@ -192,20 +193,27 @@ fn prepare(settings: &EngineSettings) -> Result<Prepared, LoadError> {
         }
     }
     let files = ModelFiles::find(&settings.model)?;
-    let (config, template) = match &files {
-        ModelFiles::Safetensors { folder, .. } => (ModelConfig::read(folder)?, None),
-        ModelFiles::Gguf { file, .. } => {
-            let file = GgufFile::open(file)?;
-            let template = file.text("tokenizer.chat_template").map(str::to_owned);
-            (config::of_gguf(&file)?, template)
-        }
+    let gguf = match &files {
+        ModelFiles::Safetensors { .. } => None,
+        ModelFiles::Gguf { file, .. } => Some(GgufFile::open(file)?),
     };
-    let texts =
-        Texts::read(files.folder(), config.end_tokens.clone(), template.as_deref(), config.vocabulary)?;
+    let (config, built_in) = match &gguf {
+        None => (ModelConfig::read(files.folder())?, BuiltIn::default()),
+        Some(file) => (config::of_gguf(file)?, BuiltIn::of_gguf(file)),
+    };
+    let texts = Texts::read(files.folder(), &config, &built_in)?;
     let device = device::open(settings.device)?;
     let dtype = settings.dtype.resolve(!device.is_cpu(), config.stored.as_deref());
+    if !device.is_cpu() {
+        raglan_kernels::check_heads_on_gpu(dtype, config.head_dim)
+            .map_err(|error| LoadError::unsupported(files.folder(), first_line(&error)))?;
+    }
+    let weight_bytes = match &gguf {
+        None => weight_bytes(&config, dtype, settings.quantize.kind()),
+        Some(file) => file.weight_bytes(dtype, settings.quantize.kind()),
+    };
     let context_tokens = settings.context_tokens.unwrap_or(config.positions).min(config.positions).max(1);
-    let prepared = Prepared { files, config, texts, device, dtype, context_tokens };
+    let prepared = Prepared { files, config, texts, device, dtype, weight_bytes, context_tokens };
     prepared.needs(settings).check(&prepared.device)?;
     Ok(prepared)
 }
@@ -216,7 +224,7 @@ impl Prepared {
             config: &self.config,
             settings,
             dtype: self.dtype,
-            quantize: settings.quantize.kind(),
+            weight_bytes: self.weight_bytes,
             context_tokens: self.context_tokens,
         }
     }
@@ -229,8 +237,8 @@ fn load(
 ) -> Result<Loaded, LoadError> {
     let prepared = prepare(settings)?;
     let Prepared { files, config, device, dtype, context_tokens, .. } = &prepared;
-    let (dtype, quantize) = (*dtype, settings.quantize.kind());
-    let mut weights = Weights::open(files, device, dtype, quantize, progress)?;
+    let dtype = *dtype;
+    let mut weights = Weights::open(files, device, dtype, settings.quantize.kind(), progress)?;
     let model = Model::load(config, &mut weights, *context_tokens)?;
     drop(weights);
     let blocks = prepared.needs(settings).blocks(device)?;
@@ -249,7 +257,7 @@ fn load(
         device: device::name(device),
         dtype: dtype.as_str(),
         limits: *scheduler.limits(),
-        weight_bytes: crate::weights::weight_bytes(config, dtype, quantize),
+        weight_bytes: prepared.weight_bytes,
         cache_bytes: (cache_numbers * dtype.size_in_bytes()) as u64,
         config: config.clone(),
     };

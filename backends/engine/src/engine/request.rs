@@ -8,7 +8,12 @@ use std::{
     time::Instant,
 };
 
+use raglan_kernels::SampleRow;
+
 use crate::RequestError;
+
+/// Temperatures below are taken for 0: divided by less, logits of different tokens run into one bound.
+const LEAST_TEMPERATURE: f32 = 1e-5;
 
 /// What a sequence begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +34,7 @@ pub enum Prompt {
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// 0 is always the most likely token; above it, higher is more random.
+    /// 0, or so little that it comes to the same, is always the most likely token; above it, higher is more random.
     pub temperature: f32,
     /// Only so many of the most likely tokens can be chosen; 0 for all.
     pub top_k: u32,
@@ -50,17 +55,14 @@ impl Default for Sampling {
 impl Sampling {
     /// What is wrong with it.
     pub(crate) fn check(&self) -> Result<(), RequestError> {
-        let wrong = |message: &str| Err(RequestError::Invalid(message.to_owned()));
-        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return wrong("temperature must be 0 or above");
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return wrong("top_p must be above 0 and not above 1");
-        }
-        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
-            return wrong("repetition_penalty must be above 0");
-        }
-        Ok(())
+        self.row(&[]).check().map_err(RequestError::Invalid)
+    }
+
+    /// How the token behind these is chosen.
+    pub(super) fn row<'a>(&self, seen: &'a [u32]) -> SampleRow<'a> {
+        let Self { temperature, top_k, top_p, repetition_penalty, seed } = *self;
+        let temperature = if (0.0..LEAST_TEMPERATURE).contains(&temperature) { 0.0 } else { temperature };
+        SampleRow { temperature, top_k, top_p, repetition_penalty, seen, seed, position: seen.len() as u64 }
     }
 }
 

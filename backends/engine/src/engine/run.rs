@@ -79,8 +79,9 @@ impl Runner {
         }
     }
 
-    /// Works until nobody can send any more.
+    /// Works until nobody can send any more, or the device is given up.
     pub(super) fn run(mut self, submissions: &Receiver<Submission>) {
+        // In a row.
         let mut failures = 0;
         self.observe();
         loop {
@@ -105,14 +106,22 @@ impl Runner {
             }
             self.interrupt();
             let begun = Instant::now();
-            match catch_unwind(AssertUnwindSafe(|| self.step())) {
-                Ok(Ok(())) => failures = 0,
-                Ok(Err(error)) => failures += self.failed(&first_line(&error)),
-                Err(_) => failures += self.failed("it panicked"),
+            let failure = match catch_unwind(AssertUnwindSafe(|| self.step())) {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(first_line(&error)),
+                Err(_) => Some("it panicked".to_owned()),
+            };
+            match failure {
+                None => failures = 0,
+                Some(message) => {
+                    failures += 1;
+                    self.failed(&message);
+                }
             }
             self.snapshot.step = begun.elapsed();
+            self.snapshot.stopped = failures >= MOST_FAILURES;
             self.observe();
-            if failures >= MOST_FAILURES {
+            if self.snapshot.stopped {
                 return;
             }
         }
@@ -154,10 +163,10 @@ impl Runner {
     }
 
     /// Ends everything: what is in the cache after a failed step cannot be relied on.
-    fn failed(&mut self, message: &str) -> usize {
+    fn failed(&mut self, message: &str) {
         self.fail_all(&format!("a step failed: {message}"));
         self.scheduler.forget();
-        1
+        self.snapshot.failed_steps += 1;
     }
 
     fn step(&mut self) -> candle_core::Result<()> {
@@ -219,16 +228,7 @@ impl Runner {
             .filter(|part| part.completes)
             .filter_map(|part| {
                 let sampling = self.writers.get(&part.id)?.sampling;
-                let seen = self.scheduler.sequence(part.id)?.tokens();
-                Some(SampleRow {
-                    temperature: sampling.temperature,
-                    top_k: sampling.top_k,
-                    top_p: sampling.top_p,
-                    repetition_penalty: sampling.repetition_penalty,
-                    seen,
-                    seed: sampling.seed,
-                    position: seen.len() as u64,
-                })
+                Some(sampling.row(self.scheduler.sequence(part.id)?.tokens()))
             })
             .collect();
         sample(logits, &rows)

@@ -5,7 +5,7 @@ use candle_core::{Module, Result, Tensor, quantized::QMatMul};
 /// One or more matrices beside each other, and their bias.
 #[derive(Debug, Clone)]
 pub(crate) struct Linear {
-    /// `[rows, columns]` each. More than one where they are quantised in different ways.
+    /// `[rows, columns]` each. More than one where the model's files have them quantised.
     matrices: Vec<QMatMul>,
     /// As long as all rows.
     bias: Option<Tensor>,

@@ -59,6 +59,16 @@ fn weights_of_8_bits_are_near_those_they_were_made_from() {
 
 /// The same weights as in the safetensors files, in a GGUF file.
 fn gguf(folder: &Path, architecture: &str, more: &Value, kind: GgmlDType) -> PathBuf {
+    gguf_of(folder, architecture, more, |_| kind)
+}
+
+/// The same; `kind` says in what numbers a matrix is, by its name.
+pub(super) fn gguf_of(
+    folder: &Path,
+    architecture: &str,
+    more: &Value,
+    kind: impl Fn(&str) -> GgmlDType,
+) -> PathBuf {
     let config = tiny::config(architecture, more);
     let shape = ModelConfig::parse(config.to_string().as_bytes(), Path::new("config.json")).unwrap();
     let tensors: Vec<(String, QTensor)> = tiny::tensors(&shape)
@@ -75,7 +85,7 @@ fn gguf(folder: &Path, architecture: &str, more: &Value, kind: GgmlDType) -> Pat
                 values = side_by_side(&values, dims[0], heads);
             }
             let tensor = Tensor::from_vec(values, dims.as_slice(), &Device::Cpu).unwrap();
-            let kind = if dims.len() == 2 { kind } else { GgmlDType::F32 };
+            let kind = if dims.len() == 2 { kind(&name) } else { GgmlDType::F32 };
             (theirs(&name), QTensor::quantize(&tensor, kind).unwrap())
         })
         .collect();
@@ -95,8 +105,13 @@ fn gguf(folder: &Path, architecture: &str, more: &Value, kind: GgmlDType) -> Pat
     .into_iter()
     .chain([
         ("general.architecture".to_owned(), Entry::String(architecture.to_owned())),
+        ("tokenizer.ggml.bos_token_id".to_owned(), number(257)),
         ("tokenizer.ggml.eos_token_id".to_owned(), number(256)),
-        ("tokenizer.chat_template".to_owned(), Entry::String("{{ messages[0].content }}".to_owned())),
+        ("tokenizer.ggml.eot_token_id".to_owned(), number(259)),
+        (
+            "tokenizer.chat_template".to_owned(),
+            Entry::String("{{ bos_token }}{{ messages[0].content }}".to_owned()),
+        ),
     ])
     .collect();
     let path = folder.join("model.gguf");
@@ -157,9 +172,15 @@ fn a_gguf_file_is_the_same_model() {
         assert!(apart < 3e-2, "{family}, q8_0: {apart}");
         let rig = Rig::start(settings(folder.path()));
         let prompt = crate::Prompt::Chat { system: String::new(), user: "hello".to_owned() };
-        assert_eq!(rig.engine.count_tokens(&prompt).unwrap(), 5, "the file's template is used");
+        let tokens = rig.engine.count_tokens(&prompt).unwrap();
+        assert_eq!(
+            tokens,
+            1 + 5,
+            "the file's template is used, and the token with which it says that texts begin"
+        );
         let (_ticket, receiver) = rig.submit(Request::new(prompt, 4));
         assert!(matches!(finish(&receiver).1, Output::End { .. }));
+        assert_eq!(rig.engine.info().config.end_tokens, [256, 259], "of a text and of a turn");
     }
 }
 
@@ -209,6 +230,8 @@ fn settings_that_cannot_be_are_told() {
         (EngineSettings { cache: CacheSize::Fraction(1.5), ..base.clone() }, "cache_fraction"),
         (EngineSettings { cache: CacheSize::Blocks(0), ..base.clone() }, "cache_blocks"),
         (EngineSettings { cache: CacheSize::Blocks(1 << 40), ..base.clone() }, "MB of cache"),
+        (EngineSettings { cache: CacheSize::Blocks(usize::MAX), ..base.clone() }, "MB of cache"),
+        (EngineSettings { batch_tokens: usize::MAX, ..base.clone() }, "MB for a step"),
     ] {
         let error = error(settings).to_string();
         assert!(error.contains(part), "{error}");

@@ -2,6 +2,7 @@
 
 mod engine;
 mod files;
+mod gguf;
 mod golden;
 
 use std::{

@@ -8,13 +8,14 @@ use std::{
 };
 
 use candle_core::{
-    Device, Tensor,
+    DType, Device, Tensor,
     quantized::{
         GgmlDType, QStorage, QTensor,
         gguf_file::{Content, Value},
     },
 };
 
+use super::stored_bytes;
 use crate::LoadError;
 
 /// How the two kinds of files name the parts of a layer.
@@ -79,6 +80,36 @@ impl GgufFile {
         }
     }
 
+    /// The token of this name in the file's metadata: `eos`, `bos`.
+    pub(crate) fn token(&self, name: &str) -> Option<u32> {
+        let id = self.number(&format!("tokenizer.ggml.{name}_token_id"))?;
+        // A file writes -1 for none.
+        (id >= 0.0).then_some(id as u32)
+    }
+
+    /// In how many bytes the file's weights lie on a device: what is quantised already, as it is.
+    pub(crate) fn weight_bytes(&self, dtype: DType, quantize: Option<GgmlDType>) -> u64 {
+        let table = theirs("model.embed_tokens.weight");
+        let output_is_table = self.shape("lm_head.weight").is_none();
+        let tensors = self.content.tensor_infos.iter();
+        let bytes = tensors.map(|(name, info)| {
+            let (count, is_matrix) = (info.shape.elem_count(), info.shape.rank() == 2);
+            let plain = count * dtype.size_in_bytes();
+            let as_asked = quantize.map_or(plain, |kind| stored_bytes(count, kind));
+            if *name == table {
+                // It is looked up in, so it stays plain; where it is the output too, that may be a quantised copy.
+                plain + if output_is_table && quantize.is_some() { as_asked } else { 0 }
+            } else if !is_plain(info.ggml_dtype) {
+                stored_bytes(count, info.ggml_dtype)
+            } else if is_matrix {
+                as_asked
+            } else {
+                plain
+            }
+        });
+        bytes.map(|bytes| bytes as u64).sum()
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.content.tensor_infos.keys().map(|name| self.bytes_of(name)).sum()
     }
@@ -88,10 +119,8 @@ impl GgufFile {
     }
 
     fn bytes_of(&self, name: &str) -> u64 {
-        self.content.tensor_infos.get(name).map_or(0, |info| {
-            let blocks = info.shape.elem_count() / info.ggml_dtype.block_size();
-            (blocks * info.ggml_dtype.type_size()) as u64
-        })
+        let info = self.content.tensor_infos.get(name);
+        info.map_or(0, |info| stored_bytes(info.shape.elem_count(), info.ggml_dtype) as u64)
     }
 
     /// A tensor's shape, by the name that safetensors files give it.
@@ -101,9 +130,8 @@ impl GgufFile {
 
     /// A tensor as it is, where it is quantised.
     pub(super) fn quantized(&mut self, name: &str, device: &Device) -> Result<Option<QTensor>, LoadError> {
-        let plain = [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16];
         let kind = self.content.tensor_infos.get(&theirs(name)).map(|info| info.ggml_dtype);
-        if kind.is_none_or(|kind| plain.contains(&kind)) {
+        if kind.is_none_or(is_plain) {
             return Ok(None);
         }
         self.read(name, device).map(Some)
@@ -134,6 +162,11 @@ impl GgufFile {
     fn failed(&self, name: &str, error: &candle_core::Error) -> LoadError {
         LoadError::invalid(&self.path, format!("{name}: {}", crate::error::first_line(error)))
     }
+}
+
+/// Whether numbers of this kind are each by themselves.
+fn is_plain(kind: GgmlDType) -> bool {
+    matches!(kind, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
 }
 
 /// The rows of each head in the order in which value `i` turns with value `i + head_dim / 2`, where the file has each pair side by side. Rows of

@@ -140,28 +140,26 @@ impl<'a> Weights<'a> {
         biased: bool,
     ) -> Result<Linear, LoadError> {
         let failed = |error: candle_core::Error| LoadError::device(&error);
-        let mut matrices = Vec::new();
+        let mut quantized = Vec::new();
         let mut plain = Vec::new();
         for (name, rows) in names.iter().zip(rows) {
             let weight = format!("{name}.weight");
-            if let Some(quantized) = self.quantized(&weight, &[*rows, columns])? {
-                matrices.push(QMatMul::from_qtensor(quantized).map_err(failed)?);
-            } else {
+            quantized.push(self.quantized(&weight, &[*rows, columns])?);
+            if let Some(None) = quantized.last() {
                 plain.push(self.unquantized(&weight, &[*rows, columns])?);
             }
         }
-        if !plain.is_empty() {
-            if !matrices.is_empty() {
-                let reason = format!("{} are quantised in part", names.join(", "));
-                return Err(LoadError::invalid(&self.path, reason));
-            }
-            let whole = if plain.len() == 1 {
-                plain.swap_remove(0)
-            } else {
-                Tensor::cat(&plain, 0).map_err(failed)?
-            };
-            matrices.push(self.matrix(whole, columns)?);
-        }
+        let matrices = if plain.len() == names.len() {
+            vec![self.matrix(Tensor::cat(&plain, 0).map_err(failed)?, columns)?]
+        } else {
+            // As many products as matrices, since they are of several kinds.
+            let mut plain = plain.into_iter();
+            let each = quantized.into_iter().filter_map(|quantized| match quantized {
+                Some(tensor) => Some(QMatMul::from_qtensor(tensor).map_err(failed)),
+                None => plain.next().map(|tensor| self.matrix(tensor, columns)),
+            });
+            each.collect::<Result<_, _>>()?
+        };
         let bias = if biased {
             let biases =
                 names.iter().zip(rows).map(|(name, rows)| self.tensor(&format!("{name}.bias"), &[*rows]));
@@ -236,14 +234,19 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// In how many bytes the weights lie on the device.
+/// Bytes of so many numbers of this kind.
+fn stored_bytes(count: usize, kind: GgmlDType) -> usize {
+    count / kind.block_size() * kind.type_size()
+}
+
+/// In how many bytes the weights of a model that is stored unquantised lie on the device.
 pub(crate) fn weight_bytes(config: &ModelConfig, dtype: DType, quantize: Option<GgmlDType>) -> u64 {
     let table = config.vocabulary * config.width;
     let bytes = match quantize {
         Some(kind) => {
             // The table of words is looked up in, and stays as it is.
             let matrices = config.parameters() - if config.tied { 0 } else { table };
-            matrices * kind.type_size() / kind.block_size() + table * dtype.size_in_bytes()
+            stored_bytes(matrices, kind) + table * dtype.size_in_bytes()
         }
         None => config.parameters() * dtype.size_in_bytes(),
     };

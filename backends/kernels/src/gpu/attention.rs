@@ -1,4 +1,4 @@
-use candle_core::{DType, Result, bail};
+use candle_core::DType;
 
 use super::{
     Argument::{Address, Number},
@@ -6,6 +6,7 @@ use super::{
     program::AttentionShape,
     stride,
 };
+pub(crate) use crate::attention::check_heads_on_gpu as check;
 use crate::batch::AttentionSequence;
 
 /// Queries that a block of `prefill` takes.
@@ -92,17 +93,6 @@ impl Work {
     fn tables_at(&self) -> usize {
         self.tiles_at() + self.tiles * TILE_WORDS
     }
-}
-
-/// Whether heads of this width can be attended to.
-pub(crate) fn check(dtype: DType, head_dim: usize) -> Result<()> {
-    let vector = 16 / dtype.size_in_bytes();
-    if !head_dim.is_multiple_of(vector) || head_dim > 256 {
-        bail!(
-            "paged_attention: on a GPU a head of {dtype:?} must have a multiple of {vector} values, 256 at most, not {head_dim}"
-        );
-    }
-    Ok(())
 }
 
 /// Everything that attention of a step is launched with.

@@ -2,7 +2,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use super::{TYPES, assert_close, random, values};
-use crate::{AttentionBatch, AttentionSequence, paged_attention, write_kv};
+use crate::{AttentionBatch, AttentionSequence, check_heads_on_gpu, paged_attention, write_kv};
 
 const BLOCK_SIZE: usize = 16;
 
@@ -239,4 +239,17 @@ fn what_does_not_fit_is_refused() -> Result<()> {
     let error = write_kv(&kv, &kv, &cache, &cache.copy()?, &slot).unwrap_err().to_string();
     assert!(error.contains("beyond the cache"), "{error}");
     Ok(())
+}
+
+#[test]
+fn heads_that_no_gpu_attends_to_are_known_before() {
+    for (dtype, head_dim, fits) in [
+        (DType::BF16, 128, true),
+        (DType::BF16, 100, false),
+        (DType::F32, 100, true),
+        (DType::F16, 256, true),
+        (DType::F16, 264, false),
+    ] {
+        assert_eq!(check_heads_on_gpu(dtype, head_dim).is_ok(), fits, "{dtype:?}, {head_dim}");
+    }
 }

@@ -21,6 +21,10 @@ struct State {
 impl State {
     /// Whether one more may be taken.
     fn has_room(&self, sequences: usize) -> bool {
+        if self.snapshot.stopped {
+            // It would fail at once, and so would the next: here they would be used up that others can run.
+            return false;
+        }
         let counts = &self.snapshot.counts;
         let usual = USUAL_TOKENS.div_ceil(BLOCK_SIZE).min(counts.blocks.max(1));
         let used = counts.blocks - counts.free_blocks;
@@ -95,8 +99,12 @@ struct Gauges {
     reused: Counter,
     prefill: Counter,
     decode: Counter,
+    failed: Counter,
     step: Histogram,
+    model: String,
+    /// What was told last.
     steps: u64,
+    failed_steps: u64,
 }
 
 impl Gauges {
@@ -117,8 +125,11 @@ impl Gauges {
             reused: counter("raglan_engine_reused_tokens_total"),
             prefill: counter("raglan_engine_prefill_tokens_total"),
             decode: counter("raglan_engine_decode_tokens_total"),
+            failed: counter("raglan_engine_failed_steps_total"),
             step: histogram!("raglan_engine_step_seconds", "model" => model.clone()),
+            model,
             steps: 0,
+            failed_steps: 0,
         }
     }
 
@@ -137,6 +148,12 @@ impl Gauges {
         self.reused.absolute(counts.reused_tokens);
         self.prefill.absolute(snapshot.prefill_tokens);
         self.decode.absolute(snapshot.decode_tokens);
+        self.failed.absolute(snapshot.failed_steps);
+        if snapshot.failed_steps != self.failed_steps {
+            self.failed_steps = snapshot.failed_steps;
+            let (model, stopped) = (&self.model, snapshot.stopped);
+            tracing::error!(model, stopped, "a step of the engine failed, and what it worked on with it");
+        }
         if snapshot.steps != self.steps {
             self.steps = snapshot.steps;
             self.step.record(snapshot.step);
@@ -149,7 +166,7 @@ mod tests {
     use futures::FutureExt;
     use raglan_engine::scheduler::Counts;
 
-    use super::*;
+    use super::{super::CandleSettings, *};
 
     fn snapshot(running: usize, waiting: usize, free_blocks: usize) -> Snapshot {
         let counts = Counts { running, waiting, free_blocks, blocks: 1_000, ..Counts::default() };
@@ -187,6 +204,25 @@ mod tests {
         // Four hold 900 blocks: none could begin now, two may be ready.
         observer(&snapshot(4, 0, 100));
         assert_eq!(places(&admission).len(), 2);
+    }
+
+    #[test]
+    fn an_engine_that_has_stopped_leaves_the_jobs_to_others() {
+        let (admission, mut observer) = Admission::new("m", 16);
+        observer(&Snapshot { stopped: true, failed_steps: 3, ..snapshot(0, 0, 1_000) });
+        assert!(places(&admission).is_empty());
+    }
+
+    #[test]
+    fn an_engine_lets_all_wait_that_are_taken_at_once() {
+        for sequences in [1, 8, 64, 500] {
+            let (admission, mut observer) = Admission::new("m", sequences);
+            let counts = Counts { free_blocks: 1_000_000, blocks: 1_000_000, ..Counts::default() };
+            observer(&Snapshot { counts, ..Snapshot::default() });
+            let taken = places(&admission).len();
+            let settings = CandleSettings { max_sequences: sequences, ..CandleSettings::new("m", "m") };
+            assert!(taken > sequences && settings.engine().waiting >= taken, "{taken} of {sequences}");
+        }
     }
 
     #[tokio::test]

@@ -98,8 +98,9 @@ impl CandleSettings {
             quantize: self.quantize,
             batch_tokens: self.max_batch_tokens,
             sequences: self.max_sequences,
-            // Workers take no more than can be begun soon; who asks without them may wait as long as the queue of a full house is.
-            waiting: self.max_sequences.max(16),
+            // Workers take no more than can be begun soon, but of these all may come between two steps, and then wait until the next one; who asks
+            // without a place may wait as long as the queue of a full house is.
+            waiting: self.max_sequences.max(16).saturating_mul(2),
             cache: self.cache,
             context_tokens: self.max_context_tokens,
         }

@@ -12,26 +12,24 @@ use bytes::Bytes;
 use eventsource_stream::{Event, EventStreamError, Eventsource};
 use futures::{Stream, StreamExt, stream::BoxStream};
 use raglan_pipeline::{
-    decorators::breaker::{BreakerSettings, CircuitBreaker},
+    decorators::{
+        breaker::{BreakerSettings, CircuitBreaker},
+        retry::{Backoff, RetryPolicy, retry},
+    },
     domain::{FinishReason, Usage},
     generation::prompt::says_not_found,
     ports::{Generated, GenerationRequest, Generator, ModelError},
     secret::Secret,
 };
-use rand::Rng;
-use reqwest::{
-    Client, Response, StatusCode,
-    header::{ACCEPT, CONTENT_TYPE},
-    redirect::Policy,
-};
+use reqwest::{Response, header::CONTENT_TYPE};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use self::wire::{ChatRequest, piece};
 use crate::{
-    http_client::{USER_AGENT, describe},
-    model_server::{Said, beginning, endpoint, masked, refusal},
+    http_client::describe,
+    model_server::{Server, json, masked},
 };
 
 /// The most that is read of one answer, its JSON included.
@@ -104,8 +102,7 @@ impl OpenAiSettings {
 
 /// Asks an OpenAI-compatible server and passes its stream on.
 pub struct OpenAiGenerator {
-    client: Client,
-    endpoint: Url,
+    server: Server,
     settings: OpenAiSettings,
     breaker: Arc<CircuitBreaker>,
 }
@@ -122,18 +119,9 @@ impl OpenAiGenerator {
     /// # Errors
     /// [`ModelError::Permanent`] with what is wrong with the settings.
     pub fn new(settings: OpenAiSettings) -> Result<Self, ModelError> {
-        let endpoint = endpoint(&settings.base_url, &["chat", "completions"])?;
-        let client = Client::builder()
-            .user_agent(USER_AGENT)
-            .redirect(Policy::none())
-            .connect_timeout(settings.connect_timeout)
-            .build()
-            .map_err(|error| {
-                ModelError::Permanent(format!(
-                    "the HTTP client for the model server could not be built: {}",
-                    describe(error)
-                ))
-            })?;
+        let key = settings.api_key.clone();
+        let server =
+            Server::new(&settings.base_url, &["chat", "completions"], key, settings.connect_timeout)?;
         let breaker = CircuitBreaker::new(
             "generator",
             BreakerSettings {
@@ -142,85 +130,43 @@ impl OpenAiGenerator {
                 ..BreakerSettings::default()
             },
         );
-        Ok(Self { client, endpoint, settings, breaker })
+        Ok(Self { server, settings, breaker })
     }
 
     /// Sends the request until its first piece of text is there (or its end, where there is none), again and again while that may help.
     async fn open(&self, request: &GenerationRequest) -> Result<(Reader, Option<String>), ModelError> {
-        let body = serde_json::to_vec(&ChatRequest::new(
-            &self.settings.model,
-            request,
-            self.settings.max_tokens_field,
-        ))
-        .map_err(|error| ModelError::Permanent(format!("the request cannot be written as JSON: {error}")))?;
-        let body = Bytes::from(body);
-        let patience = self.settings.first_token_timeout;
-        let mut tries = 0;
-        loop {
-            let result = match timeout(patience, self.try_once(body.clone())).await {
-                Ok(result) => result,
-                Err(_) => {
-                    Err(ModelError::try_later(format!("the model server wrote nothing within {patience:?}")))
-                }
-            };
-            let (error, wait) = match result {
-                Ok(opened) => return Ok(opened),
-                Err(ModelError::TryLater { message, after }) => {
-                    let wait = self.jitter(tries).max(after.unwrap_or_default());
-                    (ModelError::TryLater { message, after }, wait)
-                }
-                Err(error) => return Err(error),
-            };
-            if tries >= self.settings.max_retries || wait > self.settings.max_backoff {
-                return Err(error);
-            }
-            tries += 1;
-            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            tracing::debug!(%error, tries, wait_ms, "the model server is asked again");
-            tokio::time::sleep(wait).await;
-        }
+        let settings = &self.settings;
+        let body = json(&ChatRequest::new(&settings.model, request, settings.max_tokens_field))?;
+        let tries = RetryPolicy {
+            attempts: settings.max_retries.saturating_add(1),
+            backoff: Backoff { base: settings.backoff, factor: 2.0, max: settings.max_backoff },
+            patience: settings.max_backoff,
+        };
+        let patience = settings.first_token_timeout;
+        let once = |_| {
+            let begun = timeout(patience, self.begin(body.clone()));
+            let late =
+                move || ModelError::try_later(format!("the model server wrote nothing within {patience:?}"));
+            async move { begun.await.unwrap_or_else(|_| Err(late())) }
+        };
+        retry(&tries, once).await
     }
 
-    /// A random back-off before the try after this one ("full jitter": anything from none to the exponential one).
-    fn jitter(&self, tries: u32) -> Duration {
-        let longest =
-            self.settings.backoff.saturating_mul(2_u32.saturating_pow(tries)).min(self.settings.max_backoff);
-        rand::rng().random_range(Duration::ZERO..=longest)
-    }
-
-    async fn try_once(&self, body: Bytes) -> Result<(Reader, Option<String>), ModelError> {
-        let mut request = self.client.post(self.endpoint.clone());
-        if let Some(key) = &self.settings.api_key {
-            request = request.bearer_auth(key.expose());
+    async fn begin(&self, body: Bytes) -> Result<(Reader, Option<String>), ModelError> {
+        let response = self.server.post(body, "text/event-stream").await?;
+        if !response.status().is_success() {
+            return Err(self.server.refusal(response).await);
         }
-        let request =
-            request.header(CONTENT_TYPE, "application/json").header(ACCEPT, "text/event-stream").body(body);
-        let response = request.send().await.map_err(|error| {
-            ModelError::try_later(format!("the model server cannot be reached: {}", describe(error)))
-        })?;
-        let status = response.status();
         let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
-        if !status.is_success()
-            || content_type.starts_with("application/json")
-            || content_type.starts_with("text/html")
-        {
-            return Err(self.refusal(status, response).await);
+        if content_type.starts_with("application/json") || content_type.starts_with("text/html") {
+            let words = self.server.said(response).await.words();
+            let message = format!("the model server did not answer with an event stream: {words}");
+            return Err(ModelError::Permanent(message));
         }
         let mut reader = Reader::new(response, self.settings.api_key.clone());
         let first = reader.next(self.settings.first_token_timeout).await?;
         Ok((reader, first))
-    }
-
-    /// The error that an answer without a stream is.
-    async fn refusal(&self, status: StatusCode, response: Response) -> ModelError {
-        let key = self.settings.api_key.as_ref();
-        if !status.is_success() {
-            return refusal(response, key).await;
-        }
-        let body = masked(key, &beginning(response).await);
-        let words = Said::read(&body).words();
-        ModelError::Permanent(format!("the model server did not answer with an event stream: {words}"))
     }
 }
 

@@ -1,64 +1,24 @@
 //! Against a small server of our own that misbehaves on demand.
 
-use std::{
-    convert::Infallible,
-    io,
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{convert::Infallible, io, sync::Mutex};
 
-use axum::{
-    Router,
-    body::Body,
-    extract::State,
-    http::{HeaderMap, Response as HttpResponse},
-    routing::post,
-};
+use axum::{body::Body, http::Response};
 use raglan_pipeline::{contract::generator as contract, generation::prompt::NOT_FOUND};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::sync::oneshot;
 
 use super::*;
+use crate::model_server::testing::{Asked, KEY, TestServer, hanging, respond};
 
-const KEY: &str = "sk-very-secret-key";
-
-type Answer = Box<dyn Fn(usize) -> HttpResponse<Body> + Send + Sync>;
-
-/// Answers each request by its number, from 0, and keeps the last request.
-struct Server {
-    answer: Answer,
-    requests: AtomicUsize,
-    last: Mutex<Option<(HeaderMap, Value)>>,
-}
-
-impl Server {
-    async fn start(
-        answer: impl Fn(usize) -> HttpResponse<Body> + Send + Sync + 'static,
-    ) -> (Arc<Self>, OpenAiSettings) {
-        let server = Arc::new(Self {
-            answer: Box::new(answer),
-            requests: AtomicUsize::new(0),
-            last: Mutex::new(None),
-        });
-        let handler = |State(server): State<Arc<Server>>, headers: HeaderMap, body: String| async move {
-            *server.last.lock().unwrap() = Some((headers, serde_json::from_str(&body).unwrap()));
-            (server.answer)(server.requests.fetch_add(1, Ordering::SeqCst))
-        };
-        let app = Router::new().route("/v1/chat/completions", post(handler)).with_state(Arc::clone(&server));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/v1/", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        let mut settings = OpenAiSettings::new(Url::parse(&url).unwrap(), "test-model");
-        settings.api_key = Some(Secret::new(KEY));
-        settings.backoff = Duration::ZERO;
-        (server, settings)
-    }
-
-    fn requests(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
-    }
+/// Starts a server that answers each request by its number, from 0, with settings to reach it.
+async fn start(
+    answer: impl Fn(usize) -> Response<Body> + Send + Sync + 'static,
+) -> (Arc<TestServer>, OpenAiSettings) {
+    let (server, address) = TestServer::start(move |number, _| answer(number)).await;
+    let mut settings = OpenAiSettings::new(address.base_url, "test-model");
+    settings.api_key = address.api_key;
+    settings.backoff = Duration::ZERO;
+    (server, settings)
 }
 
 fn event(value: &Value) -> String {
@@ -79,34 +39,8 @@ fn script(texts: &[&str], finish: &str) -> String {
     wire + "data: [DONE]\n\n"
 }
 
-fn respond(status: u16, headers: &[(&str, &str)], body: impl Into<Body>) -> HttpResponse<Body> {
-    let mut response = HttpResponse::builder().status(status);
-    for (name, value) in headers {
-        response = response.header(*name, *value);
-    }
-    response.body(body.into()).unwrap()
-}
-
-fn events(body: impl Into<Body>) -> HttpResponse<Body> {
+fn events(body: impl Into<Body>) -> Response<Body> {
     respond(200, &[("content-type", "text/event-stream")], body)
-}
-
-/// A body that writes this and then nothing more, and tells when the connection is gone.
-fn hanging(wire: String, gone: Option<oneshot::Sender<()>>) -> Body {
-    struct Tell(Option<oneshot::Sender<()>>);
-    impl Drop for Tell {
-        fn drop(&mut self) {
-            if let Some(gone) = self.0.take() {
-                let _ = gone.send(());
-            }
-        }
-    }
-    let tell = Tell(gone);
-    let rest = futures::stream::poll_fn(move |_| {
-        let _held = &tell;
-        std::task::Poll::<Option<Result<Bytes, Infallible>>>::Pending
-    });
-    Body::from_stream(futures::stream::iter([Ok(Bytes::from(wire))]).chain(rest))
 }
 
 async fn run(generator: &OpenAiGenerator) -> Result<Vec<Result<Generated, ModelError>>, ModelError> {
@@ -120,13 +54,13 @@ async fn fail(generator: &OpenAiGenerator) -> ModelError {
 
 #[tokio::test]
 async fn it_keeps_the_contract() {
-    let (_server, settings) = Server::start(|_| events(script(&["Forty", " litres", " [1]."], "stop"))).await;
+    let (_server, settings) = start(|_| events(script(&["Forty", " litres", " [1]."], "stop"))).await;
     contract::run_all(Arc::new(OpenAiGenerator::new(settings).unwrap())).await;
 }
 
 #[tokio::test]
 async fn a_stream_is_passed_on_with_its_end() {
-    let (server, settings) = Server::start(|_| events(script(&["Forty", " litres"], "length"))).await;
+    let (server, settings) = start(|_| events(script(&["Forty", " litres"], "length"))).await;
     let generator = OpenAiGenerator::new(settings).unwrap();
     let items = run(&generator).await.unwrap();
     assert_eq!(contract::text(&items), "Forty litres");
@@ -135,7 +69,8 @@ async fn a_stream_is_passed_on_with_its_end() {
         items.last().unwrap().as_ref().unwrap(),
         &Generated::End { reason: FinishReason::Length, usage, found: true, degraded: Vec::new() }
     );
-    let (headers, body) = server.last.lock().unwrap().take().unwrap();
+    let Asked { path, headers, body } = server.take().remove(0);
+    assert_eq!(path, "/v1/chat/completions");
     assert_eq!(headers["authorization"], format!("Bearer {KEY}"));
     assert_eq!(headers["content-type"], "application/json");
     assert_eq!((&body["model"], &body["stream"]), (&json!("test-model"), &json!(true)));
@@ -149,7 +84,7 @@ async fn a_stream_is_passed_on_with_its_end() {
 #[tokio::test]
 async fn bytes_may_come_in_any_pieces() {
     let wire = script(&["Zürich – ", "日本"], "stop").replace('\n', "\r\n");
-    let (_server, settings) = Server::start(move |_| {
+    let (_server, settings) = start(move |_| {
         let bytes: Vec<_> = wire.bytes().map(|byte| Ok::<_, Infallible>(vec![byte])).collect();
         events(Body::from_stream(futures::stream::iter(bytes)))
     })
@@ -160,7 +95,7 @@ async fn bytes_may_come_in_any_pieces() {
 
 #[tokio::test]
 async fn an_answer_that_says_not_found_is_not_found() {
-    let (_server, settings) = Server::start(|number| {
+    let (_server, settings) = start(|number| {
         events(if number == 0 {
             script(&[&NOT_FOUND[..20], &NOT_FOUND[20..]], "stop")
         } else {
@@ -183,7 +118,7 @@ async fn refusals_are_typed_and_not_repeated_and_hold_no_key() {
         [(400, long, true), (413, "", true), (401, key.as_str(), false), (404, "no", false)]
     {
         let body = body.to_owned();
-        let (server, settings) = Server::start(move |_| respond(status, &[], body.clone())).await;
+        let (server, settings) = start(move |_| respond(status, &[], body.clone())).await;
         let error = fail(&OpenAiGenerator::new(settings).unwrap()).await;
         assert_eq!(matches!(error, ModelError::TooLong(_)), too_long, "{error:?}");
         assert_eq!(matches!(error, ModelError::Permanent(_)), !too_long, "{error:?}");
@@ -194,10 +129,9 @@ async fn refusals_are_typed_and_not_repeated_and_hold_no_key() {
 
 #[tokio::test]
 async fn a_key_repeated_in_a_stream_is_masked_and_debug_shows_none() {
-    let (_server, settings) = Server::start(|_| {
-        events(event(&json!({"error": {"message": format!("what is {KEY}?"), "code": 401}})))
-    })
-    .await;
+    let (_server, settings) =
+        start(|_| events(event(&json!({"error": {"message": format!("what is {KEY}?"), "code": 401}}))))
+            .await;
     assert!(!format!("{settings:?}").contains(KEY));
     let generator = OpenAiGenerator::new(settings).unwrap();
     assert!(!format!("{generator:?}").contains(KEY));
@@ -207,7 +141,7 @@ async fn a_key_repeated_in_a_stream_is_masked_and_debug_shows_none() {
 
 #[tokio::test]
 async fn a_server_that_is_busy_is_asked_again() {
-    let (server, settings) = Server::start(|number| match number {
+    let (server, settings) = start(|number| match number {
         0 => respond(503, &[("retry-after", "0")], ""),
         1 => events(": nothing\n\n"),
         _ => events(script(&["Yes"], "stop")),
@@ -219,7 +153,7 @@ async fn a_server_that_is_busy_is_asked_again() {
 
 #[tokio::test]
 async fn a_long_wait_is_left_to_the_caller() {
-    let (server, settings) = Server::start(|_| respond(429, &[("retry-after", "120")], "slow down")).await;
+    let (server, settings) = start(|_| respond(429, &[("retry-after", "120")], "slow down")).await;
     let error = fail(&OpenAiGenerator::new(settings).unwrap()).await;
     assert!(
         matches!(&error, ModelError::TryLater { after: Some(after), message } if after.as_secs() == 120 && message.contains("slow down")),
@@ -230,7 +164,7 @@ async fn a_long_wait_is_left_to_the_caller() {
 
 #[tokio::test]
 async fn a_server_that_keeps_failing_is_left_alone() {
-    let (server, mut settings) = Server::start(|_| respond(500, &[], "")).await;
+    let (server, mut settings) = start(|_| respond(500, &[], "")).await;
     (settings.max_retries, settings.breaker_failures) = (1, 2);
     let pause = settings.breaker_pause;
     let generator = OpenAiGenerator::new(settings).unwrap();
@@ -248,7 +182,7 @@ async fn a_stream_that_is_cut_is_an_error_after_its_text_and_is_not_repeated() {
     for broken in [true, false] {
         let (cut, told) = oneshot::channel::<()>();
         let told = Mutex::new(Some(told));
-        let (server, settings) = Server::start(move |_| {
+        let (server, settings) = start(move |_| {
             let told = told.lock().unwrap().take().unwrap();
             let end = futures::stream::once(async move {
                 told.await.unwrap();
@@ -269,7 +203,7 @@ async fn a_stream_that_is_cut_is_an_error_after_its_text_and_is_not_repeated() {
 
 #[tokio::test]
 async fn a_complete_text_without_a_proper_end_is_complete() {
-    let (_server, settings) = Server::start(|_| {
+    let (_server, settings) = start(|_| {
         events(event(&json!({"choices": [{"delta": {"content": "Forty"}, "finish_reason": "stop"}]})))
     })
     .await;
@@ -285,7 +219,7 @@ async fn a_complete_text_without_a_proper_end_is_complete() {
 
 #[tokio::test]
 async fn waiting_has_limits() {
-    let (server, mut settings) = Server::start(|number| {
+    let (server, mut settings) = start(|number| {
         events(hanging(if number == 0 { delta("Forty") } else { ": wait\n\n".to_owned() }, None))
     })
     .await;
@@ -311,7 +245,7 @@ async fn cancelling_and_dropping_close_the_connection() {
         let (told, gone) = oneshot::channel();
         let told = Mutex::new(Some(told));
         let (_server, settings) =
-            Server::start(move |_| events(hanging(delta("Forty"), told.lock().unwrap().take()))).await;
+            start(move |_| events(hanging(delta("Forty"), told.lock().unwrap().take()))).await;
         let generator = OpenAiGenerator::new(settings).unwrap();
         let cancel = CancellationToken::new();
         let mut stream = generator.generate(contract::request(), cancel.clone()).await.unwrap();
@@ -334,7 +268,7 @@ async fn cancelling_before_the_first_token_closes_the_connection_too() {
     let (told, gone) = oneshot::channel();
     let (arrived, asked) = oneshot::channel();
     let signals = Mutex::new(Some((told, arrived)));
-    let (_server, settings) = Server::start(move |_| {
+    let (_server, settings) = start(move |_| {
         let (told, arrived) = signals.lock().unwrap().take().unwrap();
         arrived.send(()).unwrap();
         events(hanging(": wait\n\n".to_owned(), Some(told)))
@@ -353,7 +287,7 @@ async fn cancelling_before_the_first_token_closes_the_connection_too() {
 
 #[tokio::test]
 async fn a_server_that_does_not_stream_is_refused() {
-    let (server, settings) = Server::start(|_| {
+    let (server, settings) = start(|_| {
         respond(
             200,
             &[("content-type", "application/json; charset=utf-8")],
@@ -374,7 +308,7 @@ fn a_base_url_is_checked_and_extended() {
         ("http://h/v1/", "http://h/v1/chat/completions"),
         ("https://h/openai?api-version=1", "https://h/openai/chat/completions?api-version=1"),
     ] {
-        assert_eq!(make(url).unwrap().endpoint.as_str(), endpoint);
+        assert_eq!(make(url).unwrap().server.endpoint(), endpoint);
     }
     for url in ["ftp://h/v1", "http://user:pw@h/v1", "mailto:a@b"] {
         assert!(matches!(make(url), Err(ModelError::Permanent(words)) if !words.contains("pw@")), "{url}");

@@ -169,6 +169,8 @@ mod tests {
             matches!(&error, ModelError::TryLater { message, .. } if message.contains("out of memory")),
             "{error}"
         );
+        let error = piece(r#"{"error":{"message":"out of luck","code":-100000}}"#).unwrap_err();
+        assert!(error.to_string().contains("500 Internal Server Error: out of luck"), "{error}");
         let error = piece(r#"{"error":{"message":"no such model","code":404}}"#).unwrap_err();
         assert!(matches!(error, ModelError::Permanent(_)), "{error}");
         assert!(matches!(piece("{"), Err(ModelError::TryLater { .. })));

@@ -40,6 +40,11 @@ fn reranker(server: ServerSettings, dialect: RerankDialect) -> RemoteReranker {
     RemoteReranker::new(RemoteRerankerSettings::new(server, dialect, "test-model")).unwrap()
 }
 
+/// An answer that never comes, and tells when its connection is gone.
+fn silent(gone: Option<oneshot::Sender<()>>) -> Response<Body> {
+    respond(200, &[("content-type", "application/json")], hanging("", gone))
+}
+
 async fn ask(reranker: &RemoteReranker, texts: &[&str]) -> Result<Vec<f32>, ModelError> {
     reranker.score("which", texts.iter().map(|text| (*text).to_owned()).collect()).await
 }
@@ -166,8 +171,7 @@ async fn a_server_that_cannot_be_reached_or_does_not_answer_is_for_later() {
 
     let (told, gone) = oneshot::channel();
     let told = Mutex::new(Some(told));
-    let (server, mut address) =
-        TestServer::start(move |_, _| hanging(told.lock().unwrap().take().unwrap())).await;
+    let (server, mut address) = TestServer::start(move |_, _| silent(told.lock().unwrap().take())).await;
     address.timeout = Duration::from_millis(100);
     let error = ask(&reranker(address, RerankDialect::Tei), &["a"]).await.unwrap_err();
     assert!(matches!(&error, ModelError::TryLater { message, .. } if message.contains("100ms")), "{error:?}");
@@ -183,7 +187,7 @@ async fn a_caller_that_goes_closes_its_request() {
     let (_server, address) = TestServer::start(move |_, _| {
         let (told, arrived) = signals.lock().unwrap().take().unwrap();
         arrived.send(()).unwrap();
-        hanging(told)
+        silent(Some(told))
     })
     .await;
     let reranker = reranker(address, RerankDialect::Tei);
