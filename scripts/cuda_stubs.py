@@ -28,6 +28,9 @@ LIBRARIES = [
     ("nvrtc", "nvrtc", ["libnvrtc.so.13", "libnvrtc.so.12"], 11),
 ]
 
+# They write a text to where their second argument points, and give the code of success.
+WRITE_TEXT = {"cuGetErrorString", "cuGetErrorName"}
+
 DECLARATION = re.compile(
     r'extern "C" \{\s*(?:#\[[^\]]*\]\s*)*(?:pub )?fn (\w+)\s*\([^)]*\)\s*(?:->\s*([^;]+?))?\s*;', re.DOTALL
 )
@@ -84,12 +87,20 @@ RESOLVE = """
 extern void *{prefix}_slots[];
 
 static const char *const names[] = {{{names}}};
-/* Whether a function gives a text; all others give a code. */
-static const unsigned char gives_text[] = {{{gives_text}}};
+/* What a function gives: a code, a text, or a text through its second argument. */
+enum {{ CODE, TEXT, WRITTEN_TEXT }};
+static const unsigned char gives[] = {{{gives}}};
 static const char *const files[] = {{{files}}};
 
+static const char not_found[] = "{first_file} was not found on this machine";
 static int missing(void) {{ return {code}; }}
-static const char *missing_text(void) {{ return "{first_file} was not found on this machine"; }}
+static const char *missing_text(void) {{ return not_found; }}
+static int missing_written_text(int code, const char **text) {{
+    (void)code;
+    *text = not_found;
+    return 0;
+}}
+static void *const stands_in[] = {{(void *)missing, (void *)missing_text, (void *)missing_written_text}};
 
 static void *library;
 static int tried;
@@ -104,7 +115,7 @@ void *{prefix}_resolve(long index) {{
     }}
     void *opened = __atomic_load_n(&library, __ATOMIC_ACQUIRE);
     void *found = opened ? dlsym(opened, names[index]) : NULL;
-    if (!found) return gives_text[index] ? (void *)missing_text : (void *)missing;
+    if (!found) return stands_in[gives[index]];
     __atomic_store_n(&{prefix}_slots[index], found, __ATOMIC_RELEASE);
     return found;
 }}
@@ -112,10 +123,11 @@ void *{prefix}_resolve(long index) {{
 
 
 def functions(source):
-    """Each function, and whether what it gives is a text."""
+    """Each function, and what it gives."""
     found = {}
     for name, result in DECLARATION.findall(source):
-        found[name] = "*const" in result and "c_char" in result
+        gives_text = "*const" in result and "c_char" in result
+        found[name] = "WRITTEN_TEXT" if name in WRITE_TEXT else "TEXT" if gives_text else "CODE"
     return sorted(found.items())
 
 
@@ -138,7 +150,7 @@ def make(out, library, source, files, code):
     resolve = RESOLVE.format(
         prefix=prefix,
         names=", ".join(f'"{name}"' for name, _ in found),
-        gives_text=", ".join("1" if text else "0" for _, text in found),
+        gives=", ".join(kind for _, kind in found),
         files=", ".join(f'"{file}"' for file in files),
         first_file=files[0],
         code=code,

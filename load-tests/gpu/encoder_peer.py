@@ -1,40 +1,20 @@
 #!/usr/bin/env python3
-"""Embeddings of texts of 128 tokens by sentence-transformers, and scores of pairs by its cross-encoder, with random weights of MiniLM's shape.
+"""Embeddings by sentence-transformers and scores of pairs by its cross-encoder, of the texts and with the weights that `encoder_bench make` wrote.
 
-    encoder_peer.py [--device cuda] [--texts 8192] [--layers 6]
+    encoder_peer.py FOLDER [--device cuda] [--sizes 64 256 1024]
 
-Prints a line of JSON: embeddings a second (all-MiniLM-L6's shape) and pairs a second (ms-marco-MiniLM-L-6's), both in half precision on a GPU, at the
-best of several batch sizes.
+Prints a line of JSON: embeddings and pairs a second, in half precision on a GPU, each at the best of several batch sizes. Where `encoder_bench run` has
+left its own vectors and scores of the first texts, also how far those of both are apart.
 """
 
 import argparse
 import json
 import pathlib
-import tempfile
 import time
 
+import numpy
 import sentence_transformers
 import torch
-import transformers
-
-TOKENS = 128
-
-
-def make(folder, layers, scores):
-    """A model of MiniLM's shape, and a tokeniser that knows a few words."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *[chr(letter) for letter in range(ord("a"), ord("z") + 1)]]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    transformers.BertTokenizerFast(vocab_file=str(folder / "vocab.txt"), model_max_length=512).save_pretrained(folder)
-    config = transformers.BertConfig(
-        vocab_size=30522,
-        hidden_size=384,
-        num_hidden_layers=layers,
-        num_attention_heads=12,
-        intermediate_size=1536,
-        num_labels=1,
-    )
-    kind = transformers.BertForSequenceClassification if scores else transformers.BertModel
-    kind(config).save_pretrained(folder)
 
 
 def best(call, items, sizes, synchronize):
@@ -52,46 +32,49 @@ def best(call, items, sizes, synchronize):
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--texts", type=int, default=8192)
-    parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 256, 1024])
     arguments = parser.parse_args()
     on_gpu = arguments.device.startswith("cuda")
     synchronize = torch.cuda.synchronize if on_gpu else lambda: None
-    # A word is a token; the marks at both ends make it 128.
-    text = " ".join("abcdefghij"[place % 10] for place in range(TOKENS - 2))
-    half = " ".join("abcdefghij"[place % 10] for place in range((TOKENS - 3) // 2))
-    pair = (half, half + " a")
-    with tempfile.TemporaryDirectory() as path:
-        folder = pathlib.Path(path)
-        make(folder, arguments.layers, scores=False)
-        words = sentence_transformers.models.Transformer(str(folder), max_seq_length=TOKENS)
-        pooling = sentence_transformers.models.Pooling(words.get_word_embedding_dimension())
-        embedder = sentence_transformers.SentenceTransformer(modules=[words, pooling], device=arguments.device)
-        if on_gpu:
-            embedder.half()
-        encode = lambda texts, size: embedder.encode(texts, batch_size=size, show_progress_bar=False)
-        embeddings, embed_size = best(encode, [text] * arguments.texts, arguments.sizes, synchronize)
-    with tempfile.TemporaryDirectory() as path:
-        folder = pathlib.Path(path)
-        make(folder, arguments.layers, scores=True)
-        ranker = sentence_transformers.CrossEncoder(str(folder), device=arguments.device, max_length=TOKENS)
-        if on_gpu:
-            ranker.model.half()
-        predict = lambda pairs, size: ranker.predict(pairs, batch_size=size, show_progress_bar=False)
-        pairs, pair_size = best(predict, [pair] * arguments.texts, arguments.sizes, synchronize)
-    print(
-        json.dumps(
-            {
-                "sentence_transformers": sentence_transformers.__version__,
-                "embeddings_per_s": embeddings,
-                "embedding_batch": embed_size,
-                "pairs_per_s": pairs,
-                "pair_batch": pair_size,
-            }
-        )
+    made = json.loads((arguments.folder / "texts.json").read_text())
+    texts, pairs = made["texts"], [(made["query"], passage) for passage in made["passages"]]
+    tokens = json.loads((arguments.folder / "embedder/tokenizer_config.json").read_text())["model_max_length"]
+
+    # A folder without modules of its own: the mean of its states.
+    embedder = sentence_transformers.SentenceTransformer(str(arguments.folder / "embedder"), device=arguments.device)
+    # One label, and its logit as it is.
+    ranker = sentence_transformers.CrossEncoder(
+        str(arguments.folder / "reranker"),
+        num_labels=1,
+        device=arguments.device,
+        max_length=tokens,
+        activation_fn=torch.nn.Identity(),
     )
+    if on_gpu:
+        embedder.half()
+        ranker.model.half()
+    # It measures nothing else than what it means to.
+    assert {len(ids) for ids in embedder.tokenizer(texts[:64])["input_ids"]} == {tokens}
+    assert {len(ids) for ids in ranker.tokenizer(pairs[:64])["input_ids"]} == {tokens}
+
+    quiet = {"show_progress_bar": False}
+    encode = lambda texts, size: embedder.encode(texts, batch_size=size, normalize_embeddings=True, **quiet)
+    predict = lambda pairs, size: ranker.predict(pairs, batch_size=size, **quiet)
+    report = {"sentence_transformers": sentence_transformers.__version__, "torch": torch.__version__}
+    report["embeddings_per_s"], report["embedding_batch"] = best(encode, texts, arguments.sizes, synchronize)
+    report["pairs_per_s"], report["pair_batch"] = best(predict, pairs, arguments.sizes, synchronize)
+
+    left = arguments.folder / "ours.json"
+    if left.exists():
+        ours = json.loads(left.read_text())
+        vectors, scores = numpy.array(ours["vectors"]), numpy.array(ours["scores"])
+        theirs = encode(texts[: len(vectors)], len(vectors)).astype(float)
+        report["least_cosine"] = float((vectors * theirs).sum(axis=1).min())
+        theirs = predict(pairs[: len(scores)], len(scores)).astype(float)
+        report["scores_apart"] = float(numpy.linalg.norm(scores - theirs) / numpy.linalg.norm(theirs))
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 # Checks Raglan's kernels on the GPU of this machine and measures generation, embedding and re-ranking there, beside Python's transformers and
 # sentence-transformers in the same run. Less than nine minutes on an H200.
 #
-#   load-tests/gpu/run.sh [--bin DIR] [--out DIR]       DIR has `gpu` and `engine_bench`, built elsewhere; without it they are built here
+#   load-tests/gpu/run.sh [--bin DIR] [--out DIR]       DIR has `gpu`, `engine_bench` and `encoder_bench`, built elsewhere; without it they are built here
 #   load-tests/gpu/run.sh --cpu-dry-run                 the same steps on the CPU with a tiny model, to see that the script itself works
 #
-# What does not run is named in the table; only kernels that come to wrong numbers end the run. See README.md beside this file.
+# What does not run is named in the table; only kernels that come to wrong numbers and a model that is not the CPU's end the run. See README.md beside this
+# file.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=scripts/common.sh
@@ -67,10 +68,12 @@ if [[ -z "$bin" ]]; then
     require_build_tools
     if ((dry)); then
         cargo build --locked --release -p raglan-engine --features tiny --example engine_bench
+        cargo build --locked --release -p raglan-backends --no-default-features --features models --example encoder_bench
         bin=$(realpath "${CARGO_TARGET_DIR:-target}/release/examples")
     else
         scripts/cuda-build -p raglan-kernels --example gpu
         scripts/cuda-build -p raglan-engine --features tiny --example engine_bench
+        scripts/cuda-build -p raglan-backends --no-default-features --example encoder_bench
         bin=$(realpath "${CARGO_TARGET_DIR:-target}/cuda/release/examples")
     fi
 fi
@@ -83,20 +86,27 @@ SECONDS=0
     nproc
 } >"$out/conditions.txt"
 
+# checked NAME: ends the run where this check did not succeed.
+checked() {
+    [[ -e "$out/$1.json" ]] || fail "$2; nothing is measured. See $out/$1.log."
+}
+
 if ((dry)); then
     device=cpu dtype=float32 ours_dtype=f32
     shapes=(tiny) many=(2 4) prompt=24 answer=8
-    peer_encoder=(--device cpu --texts 8 --layers 1 --sizes 4)
+    encoder_made=(--texts 24 --layers 1) encoder_sizes=1024,2048 peer_encoder=(--sizes 8)
     echo "this is a run on the CPU: there is no GPU to check the kernels on" >"$out/check.failed"
     say "the kernels are not checked: this is a run on the CPU"
 else
     device=cuda dtype=bfloat16 ours_dtype=bf16
     shapes=(qwen2.5-0.5b llama-3.1-8b) many=(64 256) prompt=1000 answer=250
-    peer_encoder=(--device cuda)
+    encoder_made=() encoder_sizes=16384,65536 peer_encoder=()
     step check 60 "$bin/gpu" check
-    [[ -e "$out/check.json" ]] || fail "the kernels come to wrong numbers, or do not run; nothing is measured. See $out/check.log."
-    step bandwidth 60 "$bin/gpu" bandwidth
+    checked check "the kernels come to wrong numbers, or do not run"
 fi
+step check-engine 120 "$bin/engine_bench" check --device "$device"
+checked check-engine "whole models do not come to the CPU's logits, or do not run"
+((dry)) || step bandwidth 60 "$bin/gpu" bandwidth
 
 for shape in "${shapes[@]}"; do
     step "make-$shape" 90 "$bin/engine_bench" make "$models/$shape" "$shape"
@@ -107,7 +117,15 @@ for shape in "${shapes[@]}"; do
     step "peer-$shape" 150 "$PYTHON" load-tests/gpu/transformers_peer.py "$models/$shape" --device "$device" --dtype "$dtype" \
         --concurrent "${many[@]}" --prompt "$prompt" --answer "$answer"
 done
-step peer-encoder 60 "$PYTHON" load-tests/gpu/encoder_peer.py "${peer_encoder[@]}"
+encoder=$models/encoder
+step make-encoder 30 "$bin/encoder_bench" make "$encoder" "${encoder_made[@]}"
+step check-encoder 60 "$bin/encoder_bench" check "$encoder" --device "$device"
+if [[ -e "$out/check-encoder.json" ]]; then
+    step encoder 60 "$bin/encoder_bench" run "$encoder" --device "$device" --batch-tokens "$encoder_sizes"
+else
+    echo "not measured, since its check failed: $(cat "$out/check-encoder.failed")" >"$out/encoder.failed"
+fi
+step peer-encoder 60 "$PYTHON" load-tests/gpu/encoder_peer.py "$encoder" --device "$device" "${peer_encoder[@]}"
 
 "$PYTHON" load-tests/gpu/table.py "$out" >"$out/table.md"
 say "$SECONDS s; the table is in $out/table.md"

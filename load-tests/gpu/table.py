@@ -88,12 +88,55 @@ def at_once(results, shape, count):
     )
 
 
+def whole_models(results):
+    """What the comparisons of whole models with the CPU came to."""
+    engine = results["check-engine"]
+    if engine:
+        parts = [
+            f"{numbers} logits {engine[numbers]['apart']:.1e} apart at most ({engine[numbers]['allowed']:.0e} allowed), "
+            f"{engine[numbers]['same']} of {engine[numbers]['tokens']} greedy tokens the same"
+            for numbers in ("f32", "bf16")
+        ]
+        texts = f"{engine['texts']['same']} of {engine['texts']['all']} texts of the engine the same"
+        print(f"{engine['models']} whole models against the CPU: {'; '.join(parts)}; {texts}.\n")
+    else:
+        print(f"Whole models against the CPU: {results.why_not('check-engine')}.\n")
+    encoder = results["check-encoder"]
+    if encoder:
+        parts = [
+            f"{numbers} cosine {encoder[numbers]['least_cosine']:.6f} at least, scores {encoder[numbers]['scores_apart']:.1e} apart"
+            for numbers in ("f32", "f16")
+        ]
+        print(f"Embedder and cross-encoder against the CPU in f32: {'; '.join(parts)}.\n")
+    else:
+        print(f"Embedder and cross-encoder against the CPU: {results.why_not('check-encoder')}.\n")
+
+
+def encoders(results):
+    """The table of embedding and re-ranking."""
+    ours, peer = results["encoder"], results["peer-encoder"]
+    row(f"{ours['tokens'] if ours else 128} tokens, MiniLM's shape", "Raglan", "sentence-transformers", "ratio")
+    row(*["---"] * 4)
+    for name, key in (("embeddings/s", "embeddings_per_s"), ("pairs re-ranked/s", "pairs_per_s")):
+        row(
+            name,
+            number(ours[key]) if ours else results.why_not("encoder"),
+            number(peer[key]) if peer else results.why_not("peer-encoder"),
+            rank(peer[key], ours[key]) if ours and peer else "–",
+        )
+    if peer and "least_cosine" in peer:
+        print(
+            f"\nVectors of the two: cosine {peer['least_cosine']:.6f} at least; scores {peer['scores_apart']:.1e} apart. Each at the best of its batch sizes."
+        )
+
+
 def main():
     results = Results(sys.argv[1])
     date, commit, gpu, cores = (results.folder / "conditions.txt").read_text().splitlines()[:4]
     print(f"{date}, commit {commit}, {gpu}, {cores} cores. Random weights.\n")
     check = results.folder / "check.json"
     print(f"Kernels against the CPU: {check.read_text().splitlines()[-1] if check.exists() else results.why_not('check')}.\n")
+    whole_models(results)
     bandwidth = results["bandwidth"]
     if bandwidth:
         print(
@@ -113,11 +156,7 @@ def main():
         for count in counts:
             at_once(results, shape, count)
     print()
-    peer = results["peer-encoder"]
-    row("128 tokens, MiniLM's shape", "sentence-transformers")
-    row("---", "---")
-    row("embeddings/s", number(peer["embeddings_per_s"]) if peer else results.why_not("peer-encoder"))
-    row("pairs re-ranked/s", number(peer["pairs_per_s"]) if peer else results.why_not("peer-encoder"))
+    encoders(results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-//! Tiny models with seeded random weights, for tests.
+//! Models with seeded random weights, tiny ones for tests and larger ones for measurements.
 
 use std::{collections::BTreeMap, io, path::Path};
 
@@ -17,12 +17,18 @@ pub struct Shape {
     pub family: &'static str,
     /// Tokens that it knows.
     pub vocabulary: usize,
+    /// The most tokens of a text, those included that the family keeps for padding.
+    pub positions: usize,
     /// The length of a token's state.
     pub width: usize,
+    /// Its layers.
+    pub layers: usize,
     /// Heads of its attention.
     pub heads: usize,
     /// The width of the feed-forward part.
     pub inner: usize,
+    /// Numbers of a matrix are between this and its negative. The wider the states, the more there is to sum.
+    pub scale: f32,
     /// As `config.json` names it.
     pub activation: &'static str,
     /// Of the layer norm.
@@ -47,17 +53,18 @@ impl Default for Shape {
         Self {
             family: "bert",
             vocabulary: 100,
+            positions: POSITIONS,
             width: 32,
+            layers: 2,
             heads: 4,
             inner: 48,
+            scale: 0.3,
             activation: "gelu",
             epsilon: 1e-12,
             stored: Stored::F32,
         }
     }
 }
-
-const LAYERS: usize = 2;
 
 impl Shape {
     fn types(&self) -> usize {
@@ -80,7 +87,7 @@ impl Weights {
     }
 
     fn linear(&mut self, name: &str, rows: usize, columns: usize) {
-        self.add(format!("{name}.weight"), &[rows, columns], 0.3);
+        self.add(format!("{name}.weight"), &[rows, columns], self.shape.scale);
         self.add(format!("{name}.bias"), &[rows], 0.1);
     }
 
@@ -91,16 +98,16 @@ impl Weights {
     }
 
     fn encoder(&mut self, prefix: &str) {
-        let Shape { width, inner, vocabulary, .. } = self.shape;
+        let Shape { width, inner, vocabulary, positions, .. } = self.shape;
         for (name, rows) in [
             ("word_embeddings", vocabulary),
-            ("position_embeddings", POSITIONS),
+            ("position_embeddings", positions),
             ("token_type_embeddings", self.shape.types()),
         ] {
             self.add(format!("{prefix}embeddings.{name}.weight"), &[rows, width], 1.0);
         }
         self.norm(&format!("{prefix}embeddings.LayerNorm"));
-        for layer in 0..LAYERS {
+        for layer in 0..self.shape.layers {
             let layer = format!("{prefix}encoder.layer.{layer}");
             for part in ["query", "key", "value"] {
                 self.linear(&format!("{layer}.attention.self.{part}"), width, width);
@@ -172,9 +179,9 @@ fn write(folder: &Path, shape: &Shape, fill: impl FnOnce(&mut Weights)) -> io::R
     std::fs::write(folder.join(WEIGHTS), weights.file())?;
     let config = json!({
         "model_type": shape.family, "vocab_size": shape.vocabulary, "hidden_size": shape.width,
-        "num_hidden_layers": LAYERS, "num_attention_heads": shape.heads, "intermediate_size": shape.inner,
+        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "intermediate_size": shape.inner,
         "hidden_act": shape.activation, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
-        "max_position_embeddings": POSITIONS, "type_vocab_size": shape.types(), "initializer_range": 0.02,
+        "max_position_embeddings": shape.positions, "type_vocab_size": shape.types(), "initializer_range": 0.02,
         "layer_norm_eps": shape.epsilon, "pad_token_id": 0, "position_embedding_type": "absolute",
     });
     std::fs::write(folder.join(CONFIG), config.to_string())

@@ -7,6 +7,8 @@
 //!
 //! It is a crate of its own, without anything asynchronous, so that it can be optimised even where the rest is built for debugging.
 
+#[cfg(any(test, feature = "tiny"))]
+mod by_hand;
 mod cache;
 mod chat;
 mod config;
@@ -22,6 +24,8 @@ mod tests;
 pub mod tiny;
 mod weights;
 
+#[cfg(any(test, feature = "tiny"))]
+pub use self::by_hand::{ByHand, distance};
 pub use self::{
     chat::{ChatTemplate, TEMPLATE, TOKENIZER_CONFIG},
     config::{CONFIG, Family, ModelConfig, Rope, RopeScaling},

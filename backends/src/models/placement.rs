@@ -4,6 +4,8 @@ use std::fmt;
 
 use raglan_encoder::Precision;
 
+use super::LoadError;
+
 /// Where a model runs, and in which numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
@@ -29,6 +31,20 @@ impl Default for Placement {
 }
 
 impl Placement {
+    /// Looks whether this program can run a model there, on this machine. It blocks: a GPU takes a moment to open.
+    ///
+    /// # Errors
+    /// [`LoadError::Device`] with what is missing.
+    pub fn check(self) -> Result<(), LoadError> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            #[cfg(feature = "candle")]
+            Self::Cuda(number, _) => super::candle::cuda(number).map(drop),
+            #[cfg(not(feature = "candle"))]
+            Self::Cuda(number, _) => Err(LoadError::no_cuda(format!("cuda:{number}"))),
+        }
+    }
+
     /// The numbers, for a model's name.
     pub(crate) fn numbers(self) -> &'static str {
         match self {

@@ -16,4 +16,4 @@ pub use embedded::{Embedded, EmbeddedParts};
 pub use folder::lock;
 pub(crate) use generators::language_model;
 pub use model_servers::{remote_embedder, remote_reranker};
-pub use models::{Models, embedding_model};
+pub use models::{Models, embedding_model, placement};

@@ -162,7 +162,7 @@ fn batches(settings: &config::EmbeddingModel, placement: Placement) -> BatchSett
 }
 
 /// The configuration has made sure that device and numbers fit each other.
-fn placement(device: config::ModelDevice, precision: Option<config::Precision>) -> Placement {
+pub fn placement(device: config::ModelDevice, precision: Option<config::Precision>) -> Placement {
     use config::Precision::{F16, F32, Int8};
     match (device, precision) {
         (config::ModelDevice::Cpu, None | Some(Int8 | F16)) => Placement::Cpu(Precision::Int8),

@@ -12,7 +12,7 @@ use crate::{LoadError, config::ModelConfig};
 const LEAST_TOKENS: usize = 256;
 
 /// Opens the device.
-pub(super) fn open(choice: DeviceChoice) -> Result<Device, LoadError> {
+pub(crate) fn open(choice: DeviceChoice) -> Result<Device, LoadError> {
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),
         DeviceChoice::Cuda(ordinal) => open_cuda(ordinal),

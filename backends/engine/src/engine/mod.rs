@@ -16,6 +16,8 @@ use std::{
 
 use candle_core::{DType, Device};
 
+#[cfg(any(test, feature = "tiny"))]
+pub(crate) use self::device::open as open_device;
 use self::{
     device::Needs,
     run::{Runner, Submission},

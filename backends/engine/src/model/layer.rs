@@ -1,7 +1,7 @@
 //! One layer: attention and the feed-forward part, each behind a norm and beside a residual connection.
 
 use candle_core::{Result, Tensor};
-use raglan_kernels::{AttentionBatch, add_rms_norm, paged_attention, rms_norm, rope, silu_mul, write_kv};
+use raglan_kernels::{AttentionBatch, add_rms_norm, paged_attention, rms_norm, rope_write_kv, silu_mul};
 
 use super::{Batch, Linear};
 use crate::{LoadError, cache::LayerCache, config::ModelConfig, weights::Weights};
@@ -136,9 +136,8 @@ impl Layer {
             q = rms_norm(&q, q_norm, epsilon)?;
             k = rms_norm(&k, k_norm, epsilon)?;
         }
-        let q = rope(&q, cos, sin, &batch.positions)?;
-        let k = rope(&k, cos, sin, &batch.positions)?;
-        write_kv(&k, &v, &cache.keys, &cache.values, &batch.slots)?;
+        let angles = [cos, sin, &batch.positions];
+        let q = rope_write_kv([&q, &k, &v], angles, (&cache.keys, &cache.values), &batch.slots)?;
         let attended = paged_attention(&q, &cache.keys, &cache.values, attention)?;
         self.output.forward(&attended.reshape((tokens, heads * head_dim))?)
     }

@@ -1,19 +1,26 @@
 use std::{fs::File, io::BufWriter, path::PathBuf};
 
-use candle_core::quantized::{
-    QTensor,
-    gguf_file::{self, Value as Entry},
+use candle_core::{
+    Device, Tensor,
+    quantized::{
+        GgmlDType, QTensor,
+        gguf_file::{self, Value as Entry},
+    },
 };
 
 use super::*;
-use crate::{LoadError, NumberType, Quantization, TEMPLATE, TOKENIZER_CONFIG};
+use crate::{BLOCK_SIZE, LoadError, ModelConfig, TEMPLATE, TOKENIZER_CONFIG};
 
 fn prompt() -> Vec<u32> {
     (0..45).map(|at| (at * 29 + 7) % 250).collect()
 }
 
-fn logits(path: &Path, dtype: DType, quantize: Option<GgmlDType>) -> Vec<f32> {
+fn logits(path: &Path, dtype: NumberType, quantize: Quantization) -> Vec<f32> {
     Hand::open(path, dtype, quantize).last(&prompt(), usize::MAX, &in_order())
+}
+
+fn exact(path: &Path) -> Vec<f32> {
+    logits(path, NumberType::F32, Quantization::None)
 }
 
 fn error(settings: EngineSettings) -> LoadError {
@@ -30,7 +37,7 @@ fn a_model_in_several_files_is_the_same_model_and_its_loading_is_told() {
     tiny::write(whole.path(), &config, Stored::Bf16, 1).unwrap();
     tiny::write(parts.path(), &config, Stored::Bf16, 3).unwrap();
     assert_eq!(std::fs::read_dir(parts.path()).unwrap().count(), 8);
-    assert_eq!(logits(whole.path(), DType::F32, None), logits(parts.path(), DType::F32, None));
+    assert_eq!(exact(whole.path()), exact(parts.path()));
     let told = Arc::new(Mutex::new(Vec::new()));
     let progress = told.clone();
     let progress = Box::new(move |done, total| progress.lock().unwrap().push((done, total)));
@@ -44,9 +51,9 @@ fn a_model_in_several_files_is_the_same_model_and_its_loading_is_told() {
 fn weights_of_8_bits_are_near_those_they_were_made_from() {
     for (family, more) in families() {
         let folder = model(family, &more);
-        let exact = logits(folder.path(), DType::F32, None);
-        let quantized = logits(folder.path(), DType::F32, Some(GgmlDType::Q8_0));
-        let halved = logits(folder.path(), DType::BF16, None);
+        let exact = exact(folder.path());
+        let quantized = logits(folder.path(), NumberType::F32, Quantization::Q8_0);
+        let halved = logits(folder.path(), NumberType::Bf16, Quantization::None);
         let (apart, bf16) = (distance(&quantized, &exact), distance(&halved, &exact));
         println!("{family}: logits of q8_0 weights are {apart:.4} from f32, those of bf16 {bf16:.4}");
         assert!(apart > 0.0 && apart < 3e-2, "{family}: {apart}");
@@ -163,12 +170,12 @@ fn a_gguf_file_is_the_same_model() {
         let plain = model(family, &more);
         let folder = tempfile::tempdir().unwrap();
         let file = gguf(folder.path(), family, &more, GgmlDType::F32);
-        let (ours, theirs) = (logits(plain.path(), DType::F32, None), logits(&file, DType::F32, None));
+        let (ours, theirs) = (exact(plain.path()), exact(&file));
         let apart = distance(&theirs, &ours);
         assert!(apart < 1e-6, "{family}: {apart}");
         let folder = tempfile::tempdir().unwrap();
         gguf(folder.path(), family, &more, GgmlDType::Q8_0);
-        let apart = distance(&logits(folder.path(), DType::F32, None), &ours);
+        let apart = distance(&exact(folder.path()), &ours);
         assert!(apart < 3e-2, "{family}, q8_0: {apart}");
         let rig = Rig::start(settings(folder.path()));
         let prompt = crate::Prompt::Chat { system: String::new(), user: "hello".to_owned() };
@@ -239,7 +246,7 @@ fn settings_that_cannot_be_are_told() {
     let half = EngineSettings { dtype: NumberType::F16, context_tokens: None, ..base };
     let engine = Engine::start(half, Box::new(|_, _| ()), Box::new(|_| ())).unwrap();
     let info = engine.info();
-    assert_eq!((info.device.as_str(), info.dtype, engine.longest()), ("cpu", "f16", 200 * BLOCK));
+    assert_eq!((info.device.as_str(), info.dtype, engine.longest()), ("cpu", "f16", 200 * BLOCK_SIZE));
     // Keys and values of two heads of 16 in three layers, in 2 bytes, for 3,200 tokens.
     assert_eq!(info.cache_bytes, 2 * 3 * 2 * 16 * 2 * 3_200);
 }

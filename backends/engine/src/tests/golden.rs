@@ -35,7 +35,7 @@ fn golden() -> BTreeMap<String, (tempfile::TempDir, Vec<Case>)> {
 #[test]
 fn logits_are_those_of_the_reference() {
     for (name, (folder, cases)) in golden() {
-        let hand = Hand::open(folder.path(), DType::F32, None);
+        let hand = Hand::exact(folder.path());
         for case in cases {
             let logits = hand.last(&case.tokens, usize::MAX, &in_order());
             let apart = distance(&logits, &case.logits);
@@ -47,7 +47,7 @@ fn logits_are_those_of_the_reference() {
 #[test]
 fn logits_in_bf16_are_near_those_of_the_reference() {
     for (name, (folder, cases)) in golden() {
-        let hand = Hand::open(folder.path(), DType::BF16, None);
+        let hand = Hand::open(folder.path(), NumberType::Bf16, Quantization::None);
         for case in cases {
             let logits = hand.last(&case.tokens, usize::MAX, &in_order());
             // Both round at every step, and not at the same places: each is measured by the exact ones.
@@ -67,7 +67,7 @@ fn logits_in_bf16_are_near_those_of_the_reference() {
 #[test]
 fn greedy_tokens_are_those_of_the_reference() {
     for (name, (folder, cases)) in golden() {
-        let hand = Hand::open(folder.path(), DType::F32, None);
+        let hand = Hand::exact(folder.path());
         for case in cases {
             let mut tokens = case.tokens.clone();
             let mut logits = hand.last(&tokens, usize::MAX, &in_order());
@@ -90,9 +90,9 @@ fn pieces_and_blocks_change_nothing() {
     for (family, more) in families() {
         let folder = model(family, &more);
         let tokens: Vec<u32> = (0..75).map(|at| (at * 31 + 5) % 250).collect();
-        let whole = Hand::open(folder.path(), DType::F32, None).last(&tokens, usize::MAX, &in_order());
+        let whole = Hand::exact(folder.path()).last(&tokens, usize::MAX, &in_order());
         for piece in [1, 7, 16, 40] {
-            let hand = Hand::open(folder.path(), DType::F32, None);
+            let hand = Hand::exact(folder.path());
             let apart = distance(&hand.last(&tokens, piece, &shuffled), &whole);
             assert!(apart < 1e-5, "{family} in pieces of {piece}: {apart}");
         }
@@ -107,9 +107,9 @@ fn a_batch_equals_its_singles() {
             [3, 40, 17, 64].map(|length| (0..length).map(|at| (at * 13 + length) % 250).collect()).into();
         let singles: Vec<Vec<f32>> = prompts
             .iter()
-            .map(|tokens| Hand::open(folder.path(), DType::F32, None).last(tokens, usize::MAX, &in_order()))
+            .map(|tokens| Hand::exact(folder.path()).last(tokens, usize::MAX, &in_order()))
             .collect();
-        let hand = Hand::open(folder.path(), DType::F32, None);
+        let hand = Hand::exact(folder.path());
         let blocks: Vec<Vec<u32>> = (0..4).map(|one| (one * 8..one * 8 + 8).rev().collect()).collect();
         // The first two have most of their tokens in the cache already, the others come whole.
         for one in 0..2 {

@@ -11,51 +11,36 @@ use std::{
     time::{Duration, Instant},
 };
 
-use candle_core::{DType, Device, Tensor, quantized::GgmlDType};
 use serde_json::{Value, json};
 
 use crate::{
-    CacheSize, DeviceChoice, Engine, EngineSettings, Output, Request, Snapshot, Ticket,
-    cache::KvCache,
-    config::ModelConfig,
-    model::{Batch, BatchPart, Model},
+    ByHand, CacheSize, DeviceChoice, Engine, EngineSettings, NumberType, Output, Quantization, Request,
+    Snapshot, Ticket, distance,
+    model::BatchPart,
     tiny::{self, Stored},
-    weights::{ModelFiles, Weights},
 };
 
-const BLOCK: usize = 16;
 const BLOCKS: usize = 64;
 
 /// Far longer than anything here takes.
 const HANG: Duration = Duration::from_secs(120);
 
-/// A model with a cache, driven by hand.
-struct Hand {
-    model: Model,
-    cache: KvCache,
-}
+/// A model with a cache, driven by hand on the processor.
+struct Hand(ByHand);
 
 impl Hand {
-    fn open(folder: &Path, dtype: DType, quantize: Option<GgmlDType>) -> Self {
-        let files = ModelFiles::find(folder).unwrap();
-        let config = match &files {
-            ModelFiles::Safetensors { folder, .. } => ModelConfig::read(folder).unwrap(),
-            ModelFiles::Gguf { file, .. } => {
-                crate::config::of_gguf(&crate::weights::GgufFile::open(file).unwrap()).unwrap()
-            }
-        };
-        let mut weights = Weights::open(&files, &Device::Cpu, dtype, quantize, &|_, _| ()).unwrap();
-        let model = Model::load(&config, &mut weights, BLOCK * BLOCKS).unwrap();
-        let cache = KvCache::new(&config, BLOCKS, BLOCK, dtype, &Device::Cpu).unwrap();
-        Self { model, cache }
+    fn open(folder: &Path, dtype: NumberType, quantize: Quantization) -> Self {
+        Self(ByHand::open(folder, DeviceChoice::Cpu, dtype, quantize, BLOCKS).unwrap())
+    }
+
+    /// In f32, as its files say.
+    fn exact(folder: &Path) -> Self {
+        Self::open(folder, NumberType::F32, Quantization::None)
     }
 
     /// One step: the logits of the parts that complete.
     fn step(&self, parts: &[BatchPart<'_>]) -> Vec<Vec<f32>> {
-        let head_dim = self.model.config().head_dim;
-        let batch = Batch::new(parts, BLOCK, head_dim, &Device::Cpu).unwrap();
-        let logits = self.model.forward(&batch, &self.cache).unwrap();
-        logits.map_or(Vec::new(), |logits: Tensor| logits.to_vec2().unwrap())
+        self.0.step(parts).unwrap()
     }
 
     /// The logits behind the last token, computed in pieces of this length.
@@ -73,15 +58,6 @@ impl Hand {
 /// All blocks in their order.
 fn in_order() -> Vec<u32> {
     (0..BLOCKS as u32).collect()
-}
-
-/// How far `got` is from `expected`, as a part of the length of `expected`.
-fn distance(got: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(got.len(), expected.len());
-    let square = |value: f32| f64::from(value).powi(2);
-    let apart: f64 = got.iter().zip(expected).map(|(a, b)| square(a - b)).sum();
-    let length: f64 = expected.iter().map(|value| square(*value)).sum();
-    (apart / length).sqrt()
 }
 
 fn model(family: &str, more: &Value) -> tempfile::TempDir {

@@ -46,7 +46,13 @@ pub(crate) fn cuda(number: usize) -> std::result::Result<Device, LoadError> {
     if !cfg!(feature = "cuda") {
         return Err(LoadError::no_cuda(device));
     }
-    Device::new_cuda(number).map_err(|error| LoadError::Device { device, reason: error.to_string() })
+    Device::new_cuda(number).map_err(|error| {
+        // candle adds a backtrace where one is asked for.
+        let said = error.to_string().lines().next().unwrap_or_default().to_owned();
+        let reason =
+            format!("{said}; it needs an NVIDIA GPU with its driver and the libraries of CUDA 13, or run the model on the cpu");
+        LoadError::Device { device, reason }
+    })
 }
 
 impl<R> OnDevice<R> {

@@ -45,3 +45,12 @@ fn without_cuda_a_gpu_is_refused_with_what_to_do() {
         );
     }
 }
+
+#[test]
+fn a_gpu_that_is_not_there_is_found_out_without_a_model() {
+    use crate::models::{Placement, Precision};
+    assert!(Placement::Cpu(Precision::Int8).check().is_ok());
+    // There is no GPU with this number, whatever the program was built for.
+    let error = Placement::Cuda(99, GpuPrecision::F16).check().unwrap_err().to_string();
+    assert!(error.starts_with("cuda:99 cannot be used: ") && error.lines().count() == 1, "{error}");
+}

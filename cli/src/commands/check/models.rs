@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use raglan_backends::models::{ModelFolder, ModelSpec};
+use raglan_backends::models::{ModelFolder, ModelSpec, Placement};
 use raglan_pipeline::{
     domain::EmbedPurpose,
     ports::{Embedder, ModelError, Reranker},
@@ -10,7 +10,7 @@ use raglan_pipeline::{
 
 use super::{Report, State};
 use crate::{
-    compose::{embedding_model, remote_embedder, remote_reranker},
+    compose::{embedding_model, placement, remote_embedder, remote_reranker},
     config::{self, EmbedderType, RerankerType},
 };
 
@@ -28,13 +28,22 @@ pub(super) async fn embedding(settings: &config::Models, report: &mut Report) {
             let known = if ModelSpec::find(folder.name()).is_some() { "known" } else { "given by path" };
             let detail =
                 format!("{} ({known}), {}, on {}", folder.name(), folder.path().display(), embedding.device);
-            report.add(EMBEDDING, State::Ok, detail);
+            local(EMBEDDING, detail, placement(embedding.device, embedding.precision), report).await;
         }
         Ok(None) => report.add(EMBEDDING, State::Ok, "none: keyword search alone"),
         Err(error) if embedding.path.is_some() => {
             report.add(EMBEDDING, State::Problem, format!("{error:#}"));
         }
         Err(error) => report.add(EMBEDDING, State::Warning, format!("{error:#}")),
+    }
+}
+
+/// A local model that is there, and whether it can run where it is to run.
+async fn local(part: &str, detail: String, placement: Placement, report: &mut Report) {
+    match tokio::task::spawn_blocking(move || placement.check()).await {
+        Ok(Ok(())) => report.add(part, State::Ok, detail),
+        Ok(Err(error)) => report.add(part, State::Problem, error.to_string()),
+        Err(error) => report.add(part, State::Problem, error.to_string()),
     }
 }
 
@@ -64,7 +73,7 @@ pub(super) async fn reranker(settings: &config::RerankerModel, report: &mut Repo
                 Ok(Ok(folder)) => {
                     let detail =
                         format!("{}, {}, on {}", folder.name(), folder.path().display(), settings.device);
-                    report.add(RERANKER, State::Ok, detail);
+                    local(RERANKER, detail, placement(settings.device, settings.precision), report).await;
                 }
                 Ok(Err(error)) => report.add(RERANKER, State::Problem, error.to_string()),
                 Err(error) => report.add(RERANKER, State::Problem, error.to_string()),

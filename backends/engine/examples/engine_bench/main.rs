@@ -1,15 +1,17 @@
 //! How fast an engine is, with weights of the true shape of a model that are made up on the spot.
 //!
 //! ```text
+//! engine_bench check [--device cpu|cuda:0]
 //! engine_bench make FOLDER llama-3.1-8b|qwen2.5-0.5b|tiny|CONFIG.json
-//! engine_bench check FOLDER --device cuda:0
 //! engine_bench run FOLDER [--device cpu|cuda:0] [--dtype bf16] [--quantize q8_0] [--concurrent 64] [--prompt 1000] [--answer 250] [--requests N]
 //! ```
 //!
-//! `check` writes texts in f32 on the CPU and on another device, and fails where they are not the same: for tiny models.
+//! `check` compares whole models on a device with the same on the CPU, small ones of every family that it makes itself, and fails where they differ.
 //! `make` writes random bf16 weights, a tokeniser of bytes and a chat template. `run` prints one line of JSON: tokens a second with one sequence, with
 //! `--concurrent` of them, the time to the first token, and the bytes of the weights.
 #![allow(clippy::print_stdout)] // it is what it is for
+
+mod check;
 
 use std::{
     collections::BTreeMap,
@@ -34,9 +36,9 @@ fn main() -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["make", folder, shape] => make(Path::new(folder), shape),
-        ["check", folder, options @ ..] => check(Path::new(folder), &Options::parse(options)?),
+        ["check", options @ ..] => check::check(Options::parse(options)?.device),
         ["run", folder, options @ ..] => run(Path::new(folder), &Options::parse(options)?),
-        _ => Err("engine_bench make FOLDER SHAPE, or engine_bench check|run FOLDER [--option VALUE]…".into()),
+        _ => Err("engine_bench check, make FOLDER SHAPE or run FOLDER, with --option VALUE…".into()),
     }
 }
 
@@ -161,48 +163,6 @@ impl Options {
             None => Ok(options),
         }
     }
-}
-
-/// Texts of the same prompts on the CPU and on the device.
-fn check(folder: &Path, options: &Options) -> Result<()> {
-    let write = |device| -> Result<Vec<String>> {
-        let settings = EngineSettings {
-            device,
-            dtype: NumberType::F32,
-            batch_tokens: 64,
-            sequences: 8,
-            cache: CacheSize::Blocks(200),
-            context_tokens: Some(400),
-            ..EngineSettings::new(folder)
-        };
-        let engine = Engine::start(settings, Box::new(|_, _| ()), Box::new(|_| ()))?;
-        // Longer ones come in pieces, beside those that write already.
-        let running = [5, 40, 150, 300].map(|length| {
-            let tokens = (0..length).map(|at| (at * 31 + length) as u32 % 250).collect();
-            let request = Request { ignore_end: true, ..Request::new(Prompt::Tokens(tokens), 60) };
-            let (sender, receiver) = mpsc::channel();
-            let ticket = engine.submit(request, Box::new(move |output| drop(sender.send(output))));
-            (ticket, receiver)
-        });
-        let mut texts = Vec::new();
-        for (ticket, receiver) in running {
-            let _ticket = ticket?;
-            let mut text = String::new();
-            loop {
-                match receiver.recv()? {
-                    Output::Text(piece) => text.push_str(&piece),
-                    Output::End { .. } => break,
-                    other => return Err(format!("{other:?}").into()),
-                }
-            }
-            texts.push(text);
-        }
-        Ok(texts)
-    };
-    let (expected, got) = (write(DeviceChoice::Cpu)?, write(options.device)?);
-    let same = expected.iter().zip(&got).filter(|(a, b)| a == b).count();
-    println!("{}", json!({"texts": expected.len(), "same": same}));
-    if same < expected.len() { Err("the device writes other texts than the CPU".into()) } else { Ok(()) }
 }
 
 /// When the pieces of a request came.
