@@ -256,7 +256,8 @@ impl Task {
         // Jobs are looked up by their ids one after the other, in the order in which they are named: whatever the planner thinks of the table, two
         // that write the same jobs at once do not wait for each other. So there is nothing to plan anew each time.
         let mut settings =
-            "SET enable_hashjoin TO off; SET enable_mergejoin TO off; SET plan_cache_mode TO force_generic_plan".to_owned();
+            "SET enable_hashjoin TO off; SET enable_mergejoin TO off; SET enable_seqscan TO off; SET plan_cache_mode TO force_generic_plan"
+                .to_owned();
         if self.durability == Durability::Passing {
             settings.push_str("; SET synchronous_commit TO off");
         }
