@@ -22,6 +22,7 @@ mod intake;
 mod link;
 mod lost;
 mod names;
+mod pace;
 mod publisher;
 mod pump;
 mod settings;

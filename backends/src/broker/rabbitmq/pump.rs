@@ -41,6 +41,7 @@ use super::{
     intake::Slot,
     link::{Link, back_off},
     lost::Seen,
+    pace::Pace,
     topology::{Part, open},
 };
 
@@ -50,9 +51,6 @@ const LOOK: Duration = Duration::from_millis(25);
 const CHECK: Duration = Duration::from_secs(5);
 /// Messages that lie unwanted for so long go back.
 const UNWANTED: Duration = Duration::from_millis(100);
-/// A caller that comes so often within [`FAST`] is better served by watching.
-const OFTEN: u32 = 32;
-const FAST: Duration = Duration::from_millis(250);
 /// A session that lasted so long did not fail for the same reason as the one before it.
 const LASTED: Duration = Duration::from_secs(10);
 /// How long RabbitMQ may take to end a subscription.
@@ -114,7 +112,7 @@ impl Pump {
             streams: SelectAll::new(),
             tags: vec![None; self.queues.len()],
             ended: Vec::new(),
-            asked: (Instant::now(), 0),
+            pace: Pace::new(Instant::now()),
             seen: Seen::default(),
             probe: None,
             checked: Instant::now(),
@@ -149,8 +147,8 @@ struct Session<'a> {
     tags: Vec<Option<(Slot, ShortString)>>,
     /// Lanes whose subscription RabbitMQ ended.
     ended: Vec<usize>,
-    /// Since when, and how often, lanes were asked with success.
-    asked: (Instant, u32),
+    /// How fast the caller comes while lanes are asked.
+    pace: Pace,
     seen: Seen,
     /// A queue of its own, once it is needed (see [`lost`](super::lost)).
     probe: Option<ShortString>,
@@ -242,7 +240,7 @@ impl Session<'_> {
             let inlet = Arc::clone(&self.pump.inlet);
             let unwanted = inlet.with(|intake, _| intake.drain());
             inlet.client.tasks.spawn(delivery::give_back(Arc::clone(&inlet), unwanted));
-            self.asked = (Instant::now(), 0);
+            self.pace = Pace::new(Instant::now());
             // The caller may have come back meanwhile.
             self.help().await?;
         }
@@ -344,6 +342,7 @@ impl Session<'_> {
     async fn ask(&mut self) -> PortResult<()> {
         let inlet = Arc::clone(&self.pump.inlet);
         let mut empty = vec![false; self.pump.queues.len()];
+        self.pace.wanted(Instant::now());
         while let Some(lane) = inlet.with(|intake, _| intake.next_to_ask(&empty)) {
             let queue = self.pump.queues[lane].as_str().into();
             let got = self.channel.basic_get(queue, BasicGetOptions::default());
@@ -354,23 +353,10 @@ impl Session<'_> {
                     inlet.with(|intake, _| intake.answered(lane, &empty));
                     self.seen.note(message.delivery.delivery_tag);
                     inlet.arrive(slot, &self.channel, message.delivery);
-                    return self.watch_if_fast().await;
+                    return if self.pace.got(Instant::now()) { self.watch().await } else { Ok(()) };
                 }
                 None => empty[lane] = true,
             }
-        }
-        self.watch().await
-    }
-
-    async fn watch_if_fast(&mut self) -> PortResult<()> {
-        let (since, often) = &mut self.asked;
-        if since.elapsed() > FAST {
-            self.asked = (Instant::now(), 1);
-            return Ok(());
-        }
-        *often += 1;
-        if *often < OFTEN {
-            return Ok(());
         }
         self.watch().await
     }
