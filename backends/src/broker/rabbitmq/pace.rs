@@ -11,8 +11,8 @@ const WHILE: Duration = Duration::from_millis(250);
 pub(super) struct Pace {
     /// How many messages it got since when.
     got: (Instant, u32),
-    /// Since when it has come back each time in less time than it takes us to ask.
-    waits_since: Instant,
+    /// Since when it has come back each time in less time than it takes us to ask; none where it has not.
+    waits_since: Option<Instant>,
     /// When it wanted a message last.
     asked: Instant,
     /// When it got one last, and how long that had taken.
@@ -21,15 +21,14 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(now: Instant) -> Self {
-        Self { got: (now, 0), waits_since: now, asked: now, answered: (now, Duration::ZERO) }
+        Self { got: (now, 0), waits_since: None, asked: now, answered: (now, Duration::ZERO) }
     }
 
     /// The caller wants a message: it is asked for.
     pub(super) fn wanted(&mut self, now: Instant) {
         let (answered, took) = self.answered;
-        if now.saturating_duration_since(answered) > took {
-            self.waits_since = now;
-        }
+        let came_at_once = now.saturating_duration_since(answered) <= took;
+        self.waits_since = if came_at_once { self.waits_since.or(Some(now)) } else { None };
         self.asked = now;
     }
 
@@ -39,7 +38,7 @@ impl Pace {
         self.answered = (now, since(self.asked));
         let (counted_from, got) = self.got;
         self.got = if since(counted_from) > WHILE { (now, 1) } else { (counted_from, got + 1) };
-        self.got.1 >= OFTEN || since(self.waits_since) > WHILE
+        self.got.1 >= OFTEN || self.waits_since.is_some_and(|then| since(then) > WHILE)
     }
 }
 
