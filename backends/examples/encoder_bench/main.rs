@@ -167,7 +167,9 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 fn run(folder: &Path, options: &Options) -> Result<()> {
     let Texts { texts, query, passages } = Texts::read(folder)?;
     let placement = options.placement(GpuPrecision::F16);
-    let (mut embeddings, mut pairs): (Vec<(f64, usize)>, Vec<(f64, usize)>) = (Vec::new(), Vec::new());
+    // How many a second, at which batch size.
+    let mut embeddings: Vec<(f64, usize)> = Vec::new();
+    let mut pairs: Vec<(f64, usize)> = Vec::new();
     let mut left = json!(null);
     for &size in &options.batch_tokens {
         let models = Models::load(folder, placement, Some(size))?;
