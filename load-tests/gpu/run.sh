@@ -73,7 +73,7 @@ if [[ -z "$bin" ]]; then
     else
         scripts/cuda-build -p raglan-kernels --example gpu
         scripts/cuda-build -p raglan-engine --features tiny --example engine_bench
-        scripts/cuda-build -p raglan-backends --no-default-features --example encoder_bench
+        scripts/cuda-build -p raglan -p raglan-backends --example encoder_bench
         bin=$(realpath "${CARGO_TARGET_DIR:-target}/cuda/release/examples")
     fi
 fi
