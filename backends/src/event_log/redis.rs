@@ -1,4 +1,4 @@
-//! The event log of the distributed shape: a Redis stream a job, and one published message for each event.
+//! The event log of the distributed shape: a Redis stream a job, and one published message for each call that adds events.
 //!
 //! Events are numbered by Redis, in one script that adds events, trims the stream, sets its time to live and publishes the events themselves. A process has
 //! one connection on which it hears of all jobs that somebody there follows; a reader reads the stream once when it joins, and from then on only when it
@@ -35,8 +35,8 @@ use crate::redis_client::{Call, RedisClient};
 /// Adds events; see there.
 static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/append.lua")));
 
-/// More than that in one call is refused: it would hold up everything else in Redis.
-const MAX_BYTES: usize = 8 << 20;
+/// A larger event is refused: it would hold up everything else in Redis.
+const MAX_EVENT_BYTES: usize = 8 << 20;
 /// How many events are read at once.
 const PAGE: usize = 200;
 /// How many readers read their streams at once; when a connection comes back, all want to.
@@ -109,9 +109,11 @@ impl EventLog for RedisEventLog {
         // Nothing comes before it.
         let is_first = events.first().is_some_and(|event| event.kind == EventType::Queued);
         let bodies = events.iter().map(wire::body).collect::<PortResult<Vec<_>>>()?;
-        let bytes = bodies.iter().map(Vec::len).sum::<usize>();
-        if bodies.is_empty() || bytes > MAX_BYTES {
-            let message = format!("{} events of {bytes} bytes cannot be added to the log", bodies.len());
+        let Some(largest) = bodies.iter().map(Vec::len).max() else {
+            return Err(PortError::new(ErrorKind::Invalid, "there are no events to be added to the log"));
+        };
+        if largest > MAX_EVENT_BYTES {
+            let message = format!("an event of {largest} bytes is too large for the log");
             return Err(PortError::new(ErrorKind::Invalid, message));
         }
         let key = wire::key(self.log.client.prefix(), job);

@@ -119,7 +119,7 @@ async fn an_event_that_is_too_large_is_refused_and_harms_nothing() {
     };
     let log = log_of(corner.client());
     let job = JobId::generate();
-    let large = NewEvent::now(EventType::Succeeded, json!({"text": "x".repeat(MAX_BYTES)}));
+    let large = NewEvent::now(EventType::Succeeded, json!({"text": "x".repeat(MAX_EVENT_BYTES)}));
     assert_eq!(log.append(job, 0, large).await.unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(log.append(job, 0, queued()).await.unwrap(), 1);
 }

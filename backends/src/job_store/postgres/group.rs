@@ -133,8 +133,8 @@ impl Version {
     }
 }
 
-/// Stores new jobs in one statement. What came of each, in the same order. A job that is against the rules is answered with its error; an
-/// error of the whole means that none was stored, or that nobody knows (see [`from_commit`]).
+/// Stores new jobs in one statement. What came of each, in the same order. A job that is against the rules is answered with its error, and one whose
+/// key cannot be looked up with that of the lookup; an error of the whole means that none was stored, or that nobody knows (see [`from_commit`]).
 ///
 /// Every process goes in the same order, that of the keys, so that no two ever wait for each other.
 pub(super) async fn accept(
@@ -144,12 +144,14 @@ pub(super) async fn accept(
     let inserted = table::insert(connection, new).await?;
     // Those whose key was there before, or came twice in this group.
     let rest: Vec<_> = new.iter().copied().filter(|new| !inserted.contains(&new.id)).collect();
-    let held = table::select_by_key(connection, &rest).await?;
+    // What was stored stays stored, whatever comes of this.
+    let held = table::select_by_key(connection, &rest).await;
     let answer = |new: &NewJob| {
         if inserted.contains(&new.id) {
             return Ok(Accepted::New(Record::accepted(new).job));
         }
         let Some(idempotency) = &new.idempotency else { return Err(taken_id(new.id)) };
+        let held = held.as_ref().map_err(repeated)?;
         match held.get(&(new.tenant.as_str(), idempotency.key.as_str())) {
             Some((job, hash)) if *hash == idempotency.request_hash => Ok(Accepted::Existing(job.clone())),
             Some(_) => Ok(Accepted::KeyReused),
@@ -162,7 +164,8 @@ pub(super) async fn accept(
 /// So often a job is read again that another process wrote meanwhile.
 const ROUNDS: usize = 20;
 
-/// Changes jobs, each operation another one. What came of each, in the same order.
+/// Changes jobs, each operation another one. What came of each, in the same order. An error of the whole means that nothing was changed, or that nobody
+/// knows.
 ///
 /// A job is read, or known as it was written last, changed by the rules that every store keeps, and written back in one statement with all others,
 /// if it still is what it was; else once more from the beginning. So nobody holds a lock while it waits for the server. What an operation does not change
@@ -173,44 +176,19 @@ pub(super) async fn change(
     operations: &[&Operation],
     retention: Duration,
 ) -> PortResult<Vec<PortResult<Answer>>> {
-    let mut answers: HashMap<JobId, PortResult<Answer>> = HashMap::new();
+    let mut answers = HashMap::new();
     let mut open: Vec<&Operation> = operations.to_vec();
     let mut found = known.take(open.iter().map(|operation| operation.job()));
+    let mut failed = contended();
     for _ in 0..ROUNDS {
-        let guessed: HashSet<JobId> = found.keys().copied().collect();
-        let unknown: Vec<_> =
-            open.iter().map(|operation| operation.job()).filter(|id| !guessed.contains(id)).collect();
-        for (record, now) in table::select_all(connection, &unknown).await? {
-            known.told(now);
-            found.insert(record.job.id, (record, now));
-        }
-        let mut changes = Vec::new();
-        let mut hoped = HashMap::new();
-        for operation in &open {
-            let id = operation.job();
-            match apply(operation, found.remove(&id), retention) {
-                Ok((answer, Some(change))) => {
-                    changes.push(change);
-                    hoped.insert(id, answer);
-                }
-                unchanged if !guessed.contains(&id) => {
-                    answers.insert(id, unchanged.map(|(answer, _)| answer));
-                }
-                _ => {}
+        match round(connection, known, &open, std::mem::take(&mut found), retention).await {
+            Ok(answered) => answers.extend(answered),
+            // What was written in the rounds before stays written.
+            Err(error) if !answers.is_empty() => {
+                failed = error;
+                break;
             }
-        }
-        let written = write(connection, known, &mut changes).await?;
-        for change in changes {
-            let id = change.record.job.id;
-            if !written.contains(&id) {
-                continue;
-            }
-            if !change.record.job.status.is_final() {
-                known.keep(change.record);
-            }
-            if let Some(answer) = hoped.remove(&id) {
-                answers.insert(id, Ok(answer));
-            }
+            Err(error) => return Err(error),
         }
         open.retain(|operation| !answers.contains_key(&operation.job()));
         if open.is_empty() {
@@ -218,23 +196,67 @@ pub(super) async fn change(
         }
     }
     let answer =
-        |operation: &&Operation| answers.remove(&operation.job()).unwrap_or_else(|| Err(contended()));
+        |operation: &&Operation| answers.remove(&operation.job()).unwrap_or_else(|| Err(repeated(&failed)));
     Ok(operations.iter().map(answer).collect())
 }
 
-/// Writes those of the changes whose jobs are what they were. The ids of these.
-async fn write(
+/// Tries operations once, on what is known of their jobs and else on what is read. What came of those that need not be tried again.
+async fn round(
     connection: &mut PgConnection,
     known: &Known,
-    changes: &mut [Change],
-) -> PortResult<HashSet<JobId>> {
+    operations: &[&Operation],
+    mut found: HashMap<JobId, Record>,
+    retention: Duration,
+) -> PortResult<HashMap<JobId, PortResult<Answer>>> {
+    let guessed: HashSet<JobId> = found.keys().copied().collect();
+    let unknown: Vec<_> =
+        operations.iter().map(|operation| operation.job()).filter(|id| !guessed.contains(id)).collect();
+    let read = table::select_all(connection, &unknown).await?;
+    let now = match read.last() {
+        Some((_, now)) => *now,
+        None => table::server_time(connection).await?,
+    };
+    found.extend(read.into_iter().map(|(record, _)| (record.job.id, record)));
+    let mut answers = HashMap::new();
+    let (mut changes, mut hoped) = (Vec::new(), HashMap::new());
+    for operation in operations {
+        let id = operation.job();
+        match apply(operation, found.remove(&id), now, retention) {
+            Ok((answer, Some(change))) => {
+                changes.push(change);
+                hoped.insert(id, answer);
+            }
+            unchanged if !guessed.contains(&id) => {
+                answers.insert(id, unchanged.map(|(answer, _)| answer));
+            }
+            _ => {}
+        }
+    }
+    let written = write(connection, &mut changes).await?;
+    for change in changes {
+        let id = change.record.job.id;
+        if !written.contains(&id) {
+            continue;
+        }
+        if !change.record.job.status.is_final() {
+            known.keep(change.record);
+        }
+        if let Some(answer) = hoped.remove(&id) {
+            answers.insert(id, Ok(answer));
+        }
+    }
+    Ok(answers)
+}
+
+/// Writes those of the changes whose jobs are what they were. The ids of these.
+async fn write(connection: &mut PgConnection, changes: &mut [Change]) -> PortResult<HashSet<JobId>> {
     // Every process goes in the same order, so that no two ever wait for each other.
     changes.sort_unstable_by_key(|change| change.record.job.id);
     if changes.iter().all(|change| change.delivery.is_none()) {
-        return update(connection, known, changes).await;
+        return table::update(connection, changes, Sweep::NotLaterThanDue).await;
     }
     let mut transaction = connection.begin().await.port()?;
-    let written = update(&mut transaction, known, changes).await?;
+    let written = table::update(&mut transaction, changes, Sweep::NotLaterThanDue).await?;
     let ended = changes.iter().filter(|change| written.contains(&change.record.job.id));
     let deliveries: Vec<_> = ended.filter_map(|change| change.delivery.as_ref()).collect();
     delivery_store::postgres::insert(&mut transaction, &deliveries).await?;
@@ -242,35 +264,24 @@ async fn write(
     Ok(written)
 }
 
-async fn update(
-    connection: &mut PgConnection,
-    known: &Known,
-    changes: &[Change],
-) -> PortResult<HashSet<JobId>> {
-    let written = table::update(connection, changes, Sweep::NotLaterThanDue).await?;
-    if let Some((_, now)) = written.last() {
-        known.told(*now);
-    }
-    Ok(written.into_iter().map(|(id, _)| id).collect())
-}
-
 /// Applies an operation to the record of its job, with the server's time. What is answered, once the change that it makes is written.
 fn apply(
     operation: &Operation,
-    found: Option<(Record, Timestamp)>,
+    found: Option<Record>,
+    now: Timestamp,
     retention: Duration,
 ) -> PortResult<(Answer, Option<Change>)> {
     match operation {
         Operation::Accept(new) => Err(taken_id(new.id)),
         Operation::Take { stage, lease, .. } => {
-            let Some((record, now)) = found else { return Ok((Answer::Taken(Taken::Over), None)) };
+            let Some(record) = found else { return Ok((Answer::Taken(Taken::Over), None)) };
             let mut taken = Taken::Over;
             let change = Change::of(record, |record| taken = record.take(*stage, now, after(now, *lease)));
             let change = matches!(taken, Taken::Yes(_)).then_some(change);
             Ok((Answer::Taken(taken), change))
         }
         Operation::Extend { fence, lease, status, progress, .. } => {
-            let Some((record, now)) = held(found, *fence) else { return Ok((Answer::Held(None), None)) };
+            let Some(record) = held(found, *fence) else { return Ok((Answer::Held(None), None)) };
             let mut extended = Ok(());
             let change = Change::of(record, |record| {
                 extended = record.extend(after(now, *lease), *status, progress.clone());
@@ -279,7 +290,7 @@ fn apply(
             Ok((Answer::Held(Some(change.record.job.clone())), Some(change)))
         }
         Operation::Finish { fence, outcome, .. } => {
-            let Some((record, now)) = held(found, *fence) else { return Ok((Answer::Held(None), None)) };
+            let Some(record) = held(found, *fence) else { return Ok((Answer::Held(None), None)) };
             let mut delivery = None;
             let mut change =
                 Change::of(record, |record| delivery = record.finish(outcome.clone(), now, retention));
@@ -287,7 +298,7 @@ fn apply(
             Ok((Answer::Held(Some(change.record.job.clone())), Some(change)))
         }
         Operation::End { ending, .. } => {
-            let Some((record, now)) = found else { return Ok((Answer::Ended(Ended::Missing), None)) };
+            let Some(record) = found else { return Ok((Answer::Ended(Ended::Missing), None)) };
             if record.job.status.is_final() {
                 return Ok((Answer::Ended(Ended::Before(Box::new(record.job))), None));
             }
@@ -301,8 +312,8 @@ fn apply(
 }
 
 /// The record, where the worker with this fence has it.
-fn held(found: Option<(Record, Timestamp)>, fence: u64) -> Option<(Record, Timestamp)> {
-    found.filter(|(record, _)| record.is_held_with(fence))
+fn held(found: Option<Record>, fence: u64) -> Option<Record> {
+    found.filter(|record| record.is_held_with(fence))
 }
 
 /// Ids are the callers' to choose, and no two jobs have the same.
@@ -320,4 +331,13 @@ fn vanished() -> PortError {
 fn contended() -> PortError {
     PortError::new(ErrorKind::Unavailable, "too many processes write this job at once; try again")
         .with_retry_after(Duration::from_millis(100))
+}
+
+/// The same error for one more caller.
+pub(super) fn repeated(error: &PortError) -> PortError {
+    let same = PortError::new(error.kind(), error.to_string());
+    match error.retry_after() {
+        Some(after) => same.with_retry_after(after),
+        None => same,
+    }
 }

@@ -121,20 +121,18 @@ pub(super) async fn select_by_key<'a>(
     Ok(held)
 }
 
-/// Writes back all of the records that ever changes, where a job still is what it was when it was read. The ids of these, with the time on the
-/// server. The statement is a transaction where the caller has none.
+/// Writes back all of the records that ever changes, where a job still is what it was when it was read. The ids of these. The statement is a transaction where the caller has none.
 pub(super) async fn update(
     connection: &mut PgConnection,
     changes: &[Change],
     sweep: Sweep,
-) -> PortResult<Vec<(JobId, Timestamp)>> {
+) -> PortResult<HashSet<JobId>> {
     if changes.is_empty() {
-        return Ok(Vec::new());
+        return Ok(HashSet::new());
     }
     let records: Vec<_> = changes.iter().map(|change| &change.record).collect();
     let records = records.as_slice();
     let rows = sqlx::query(
-        concat!(
         "UPDATE jobs SET attempt = new.attempt, fence = new.fence, epoch = new.epoch, revision = new.revision, \
          postponed = new.postponed, due_at = new.due_at, \
          sweep_at = CASE WHEN $18 OR new.due_at IS NULL THEN new.due_at ELSE least(jobs.sweep_at, new.due_at) END, \
@@ -147,10 +145,8 @@ pub(super) async fn update(
          $15::json[], $16::json[], $17::json[], $19::bigint[], $20::bigint[], $21::bigint[]) AS new (id, attempt, fence, epoch, revision, \
          postponed, due_at, lease_until, started_at, completed_at, expires_at, status, stage, timings, progress, error, result, \
          seen_revision, seen_fence, seen_epoch) WHERE jobs.id = new.id AND jobs.revision = seen_revision AND jobs.fence = seen_fence \
-         AND jobs.epoch = seen_epoch RETURNING jobs.id, ",
-        server_time!(),
-        " AS now",
-    ))
+         AND jobs.epoch = seen_epoch RETURNING jobs.id",
+    )
     .bind(column(records, |record| record.job.id.0))
     .bind(column(records, |record| i64::from(record.job.attempt)))
     .bind(try_column(records, |record| int(record.job.fence))?)
@@ -175,7 +171,7 @@ pub(super) async fn update(
     .fetch_all(connection)
     .await
     .map_err(from_commit)?;
-    rows.iter().map(|row| Ok((JobId(row.uuid("id")?), row.time("now")?))).collect()
+    rows.iter().map(|row| row.uuid("id").map(JobId)).collect()
 }
 
 /// Reads records, each with the time on the server.
@@ -198,6 +194,11 @@ pub(super) async fn select_all(
     .await
     .port()?;
     with_time(&rows)
+}
+
+/// The time on the server.
+pub(super) async fn server_time(connection: &mut PgConnection) -> PortResult<Timestamp> {
+    sqlx::query(concat!("SELECT ", server_time!(), " AS now")).fetch_one(connection).await.port()?.time("now")
 }
 
 /// A job, or none.

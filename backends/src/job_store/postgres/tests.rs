@@ -154,6 +154,57 @@ async fn a_group_that_fails_leaves_nothing() {
     assert!(change(&database, &changes).await.unwrap().iter().all(Result::is_ok));
 }
 
+/// What was written stays written, and is told, where a read that comes after it fails.
+#[tokio::test]
+async fn what_was_written_is_told_whatever_fails_after_it() {
+    let Some(scratch) = scratch("what_was_written_is_told_whatever_fails_after_it").await else { return };
+    let database = scratch.database().await;
+    let jobs = PostgresJobStore::new(database.clone(), HOUR);
+    // A row that this program cannot read.
+    let spoil = async |id: JobId| {
+        database
+            .primary(async |on| {
+                sqlx::query("UPDATE jobs SET status = 'no such', revision = revision + 1 WHERE id = $1")
+                    .bind(id.0)
+                    .execute(on)
+                    .await
+                    .map(drop)
+                    .port()
+            })
+            .await
+            .unwrap();
+    };
+    let held = accept(&jobs, keyed("k")).await;
+    spoil(held.id).await;
+    let fresh = a_query(JobId::generate());
+    let answers = store(&database, &[fresh.clone(), keyed("k")]).await.unwrap();
+    assert!(matches!(&answers[..], [Ok(Answer::Accepted(Accepted::New(_))), Err(_)]), "{answers:?}");
+    assert!(jobs.get(fresh.id).await.unwrap().is_some());
+
+    let known = Known::default();
+    let mut taken = Vec::new();
+    for _ in 0..2 {
+        let job = accept(&jobs, a_query(JobId::generate())).await;
+        let take = Operation::Take { id: job.id, stage: job.stage, lease: HOUR };
+        let mut connection = database.connection().await.unwrap();
+        let mut answers = group::change(&mut connection, &known, &[&take], HOUR).await.unwrap();
+        match answers.remove(0).unwrap() {
+            Answer::Taken(Taken::Yes(job)) => taken.push(job),
+            other => panic!("{other:?}"),
+        }
+    }
+    spoil(taken[0].id).await;
+    let fail = |job: &Job| Operation::Finish {
+        id: job.id,
+        fence: job.fence,
+        outcome: Outcome::Fail(raglan_pipeline::domain::JobError::permanent("x", "x")),
+    };
+    let (first, second) = (fail(&taken[0]), fail(&taken[1]));
+    let mut connection = database.connection().await.unwrap();
+    let answers = group::change(&mut connection, &known, &[&first, &second], HOUR).await.unwrap();
+    assert!(matches!(&answers[..], [Err(_), Ok(Answer::Held(Some(_)))]), "{answers:?}");
+}
+
 /// What a process knows of a job from its last write is not believed where another one wrote it since.
 #[tokio::test]
 async fn what_another_process_wrote_is_not_written_over() {

@@ -23,7 +23,7 @@ use tokio::{
 use tracing::{error, warn};
 
 use super::{
-    group::{self, Answer, Durability, Operation},
+    group::{self, Answer, Durability, Operation, repeated},
     known::Known,
 };
 use crate::database::{
@@ -270,14 +270,5 @@ impl Request {
     fn answer(self, answer: PortResult<Answer>) {
         // Nobody there any more: it has happened all the same.
         let _ = self.reply.send(answer);
-    }
-}
-
-/// The same error for one more caller.
-fn repeated(error: &PortError) -> PortError {
-    let same = PortError::new(error.kind(), error.to_string());
-    match error.retry_after() {
-        Some(after) => same.with_retry_after(after),
-        None => same,
     }
 }
