@@ -65,6 +65,10 @@ type Ended = Result<Result<Outcome, StageError>, Stopped>;
 /// A stage that takes longer than this listens for its job's end. Shorter ones are over before anybody could tell them.
 const LISTEN_AFTER: Duration = Duration::from_millis(50);
 
+/// A stage that takes longer than this takes its job for all to see. Shorter ones write it once, at their end: should two do the same work for so long, one of
+/// them counts.
+const HOLD_AFTER: Duration = Duration::from_millis(100);
+
 /// How long a stage that was told to leave may take to do so before it is dropped.
 const LEAVE: Duration = Duration::from_secs(2);
 
@@ -90,8 +94,9 @@ impl Handler for JobWorker {
 
 impl JobWorker {
     async fn job(&self, id: JobId, delivered: Box<dyn Delivered>, abandon: CancellationToken) {
-        let job = match self.lifecycle.jobs.take(id, self.stage, self.lifecycle.settings.lease).await {
-            Ok(Taken::Yes(job)) => *job,
+        let (job, held) = match self.take(id, delivered.attempt()).await {
+            Ok(Taken::Yes(job)) => (*job, true),
+            Ok(Taken::Claimed(job)) => (*job, false),
             // Another copy of the message was faster. Should that worker die, the sweeper brings the job back.
             Ok(Taken::Busy(_) | Taken::Over) => {
                 debug!("nothing to do");
@@ -106,7 +111,7 @@ impl JobWorker {
             }
         };
         let begun = Instant::now();
-        let (ended, said) = self.attempt(&job, &abandon).await;
+        let (ended, said) = self.attempt(&job, held, &abandon).await;
         metrics::histogram!("raglan_stage_seconds", "stage" => self.stage.as_str())
             .record(begun.elapsed().as_secs_f64());
         settle(match ended {
@@ -141,8 +146,18 @@ impl JobWorker {
         });
     }
 
+    async fn take(&self, id: JobId, delivered: u32) -> PortResult<Taken> {
+        let (jobs, lease) = (&self.lifecycle.jobs, self.lifecycle.settings.lease);
+        match self.stage {
+            // A message that comes again may have killed who had it before.
+            Stage::Retrieval | Stage::Generation if delivered <= 1 => jobs.claim(id, self.stage, lease).await,
+            // An ingestion writes documents before it ends.
+            _ => jobs.take(id, self.stage, lease).await,
+        }
+    }
+
     /// Runs the stage and takes what it says to the job's log. How it ended, and what it said that is not there yet.
-    async fn attempt(&self, job: &Job, abandon: &CancellationToken) -> (Ended, Vec<NewEvent>) {
+    async fn attempt(&self, job: &Job, held: bool, abandon: &CancellationToken) -> (Ended, Vec<NewEvent>) {
         let events = Arc::new(JobEvents::default());
         let (report, reports) = watch::channel(Report::default());
         let context = StageContext {
@@ -151,7 +166,7 @@ impl JobWorker {
             events: Arc::clone(&events),
         };
         let run = async {
-            let ended = self.run(job, &context, reports, abandon).await;
+            let ended = self.run(job, held, &context, reports, abandon).await;
             events.close();
             ended
         };
@@ -163,6 +178,7 @@ impl JobWorker {
     async fn run(
         &self,
         job: &Job,
+        held: bool,
         context: &StageContext,
         reports: watch::Receiver<Report>,
         abandon: &CancellationToken,
@@ -184,7 +200,7 @@ impl JobWorker {
                 }
                 return Ok(done);
             }
-            () = self.keep_lease(job, reports) => Stopped::Lost,
+            () = self.keep_lease(job, held, reports) => Stopped::Lost,
             () = self.until_ended(job) => Stopped::Lost,
             () = tokio::time::sleep(left) => Stopped::Deadline,
             () = abandon.cancelled() => Stopped::Shutdown,
@@ -206,17 +222,18 @@ impl JobWorker {
         }
     }
 
-    /// Beats until the lease is lost.
-    async fn keep_lease(&self, job: &Job, mut reports: watch::Receiver<Report>) {
+    /// Beats until the lease is lost; of a job that is only claimed, the first time soon.
+    async fn keep_lease(&self, job: &Job, held: bool, mut reports: watch::Receiver<Report>) {
         let lease = self.lifecycle.settings.lease;
         let beat = lease / 3;
         let mut kept_until = Instant::now() + lease;
         // Progress is written when it changes, but not more often than four times a second.
         let soonest = Duration::from_millis(250).min(beat);
+        let mut pause = if held { beat } else { HOLD_AFTER.min(beat) };
         loop {
             let last_beat = Instant::now();
             tokio::select! {
-                () = tokio::time::sleep(beat) => {}
+                () = tokio::time::sleep(std::mem::replace(&mut pause, beat)) => {}
                 Ok(()) = reports.changed() => tokio::time::sleep_until(last_beat + soonest).await,
             }
             let Report { status, progress } = reports.borrow_and_update().clone();

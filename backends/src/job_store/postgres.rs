@@ -18,6 +18,7 @@ use raglan_pipeline::{
 
 use self::{
     group::{Answer, Change, Operation},
+    known::Found,
     table::Sweep,
     writer::Writer,
 };
@@ -79,6 +80,10 @@ impl JobStore for PostgresJobStore {
         self.writer.run(Operation::Take { id, stage, lease }, Answer::taken).await
     }
 
+    async fn claim(&self, id: JobId, stage: Stage, lease: Duration) -> PortResult<Taken> {
+        self.writer.run(Operation::Claim { id, stage, lease }, Answer::taken).await
+    }
+
     async fn extend(
         &self,
         id: JobId,
@@ -103,7 +108,9 @@ impl JobStore for PostgresJobStore {
             .transaction(async |connection| {
                 table::catch_up(connection, limit).await?;
                 let due = table::lock_due(connection, limit).await?;
-                let postponed = |(record, now)| Change::of(record, |record| record.postpone(now, postpone));
+                let postponed = |(record, now)| {
+                    Change::of(Found::stored(record), |record| record.postpone(now, postpone))
+                };
                 let changes: Vec<_> = due.into_iter().map(postponed).collect();
                 table::update(connection, &changes, Sweep::WhenDue).await?;
                 Ok(changes.into_iter().map(|change| change.record.job).collect())

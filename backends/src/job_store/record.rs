@@ -72,8 +72,7 @@ impl Record {
         }
         job.status = stage.running_status();
         job.attempt += 1;
-        // Above every fence that was ever given out, also one that the store lost with its last moments before a crash.
-        job.fence = (job.fence + 1).max(u64::try_from(now.timestamp_millis()).unwrap_or(0));
+        job.fence = next_fence(job.fence, now);
         job.revision += 1;
         self.lease_until = Some(lease_until);
         self.due_at = Some(lease_until);
@@ -195,6 +194,15 @@ impl Record {
         self.postponed = 0;
         delivery(job, now)
     }
+}
+
+/// Above every fence that was given out for a job, also one that the store lost with its last moments before a crash; and not the one that another process
+/// gives out in the same millisecond, of which the store need not know.
+fn next_fence(last: u64, now: Timestamp) -> u64 {
+    const CHANCE_BITS: u32 = 20;
+    let time = u64::try_from(now.timestamp_millis()).unwrap_or(0);
+    let chance = u64::from(rand::random::<u32>() >> (u32::BITS - CHANCE_BITS));
+    (last + 1).max(time << CHANCE_BITS | chance)
 }
 
 /// The delivery that a job's webhook asks for about its end.

@@ -38,6 +38,11 @@ pub async fn run_all(fresh: impl AsyncFn(Duration) -> Store) {
     working::a_lease_that_ran_out_is_taken_over_and_its_holder_writes_nothing(fresh(HOUR).await).await;
     working::a_holder_whose_lease_ran_out_may_finish_as_long_as_nobody_took_over(fresh(HOUR).await).await;
     working::extending_keeps_the_job_and_notes_status_and_progress(fresh(HOUR).await).await;
+    working::a_claimed_job_is_as_a_taken_one_once_it_is_finished(fresh(HOUR).await).await;
+    working::a_claim_is_void_once_another_has_the_job_or_ended_it(fresh(HOUR).await).await;
+    working::a_claim_that_was_extended_holds(fresh(HOUR).await).await;
+    working::what_was_taken_before_is_not_only_claimed(fresh(HOUR).await).await;
+    working::of_fifty_claims_at_once_one_counts(fresh(HOUR).await).await;
     working::a_lease_is_not_extended_to_an_end(fresh(HOUR).await).await;
     working::a_stage_completes_once(fresh(HOUR).await).await;
     working::of_twenty_finishes_at_once_one_counts(fresh(HOUR).await).await;
@@ -108,6 +113,14 @@ pub async fn accept(store: &dyn JobStore, new: NewJob) -> Job {
 pub async fn take(store: &dyn JobStore, job: &Job, lease: Duration) -> Job {
     match store.take(job.id, job.stage, lease).await.unwrap() {
         Taken::Yes(job) => *job,
+        other => panic!("expected to get the job, got {other:?}"),
+    }
+}
+
+/// Claims a job that is known to be free.
+pub async fn claim(store: &dyn JobStore, job: &Job) -> Job {
+    match store.claim(job.id, job.stage, HOUR).await.unwrap() {
+        Taken::Yes(job) | Taken::Claimed(job) => *job,
         other => panic!("expected to get the job, got {other:?}"),
     }
 }

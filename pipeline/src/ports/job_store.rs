@@ -58,6 +58,8 @@ pub enum Accepted {
 pub enum Taken {
     /// The job is the worker's until its lease ends; `job.fence` is what its writes must name.
     Yes(Box<Job>),
+    /// As `Yes`, but the store has not noted it yet (see [`JobStore::claim`]).
+    Claimed(Box<Job>),
     /// Another worker has a live lease on it, until then.
     Busy(Timestamp),
     /// Nothing to do: it has ended, is in another stage, or is not there.
@@ -162,6 +164,16 @@ pub trait JobStore: Send + Sync {
 
     /// Takes a job for a stage until `now + lease`; its due time becomes the lease's end.
     async fn take(&self, id: JobId, stage: Stage, lease: Duration) -> PortResult<Taken>;
+
+    /// Takes a job as [`take`](Self::take) does, for work that is likely over in a moment and does no harm where two do it at once. A store to which a write is
+    /// dear may answer `Claimed` and note nothing: then the claim holds against others only from the first [`extend`](Self::extend) on, and both `extend` and
+    /// [`finish`](Self::finish) answer none where another took or ended the job meanwhile. A job that is finished first is written once. A claim can be used
+    /// through the store value that gave it, and until its lease ends.
+    ///
+    /// A job that was taken in this stage before is taken: attempts that end with their workers must be counted.
+    async fn claim(&self, id: JobId, stage: Stage, lease: Duration) -> PortResult<Taken> {
+        self.take(id, stage, lease).await
+    }
 
     /// Prolongs a lease to `now + lease`, and records status (same stage) and progress where given. None when the job is no longer the caller's.
     async fn extend(

@@ -12,7 +12,7 @@ use raglan_pipeline::{
 use sqlx::{Connection as _, PgConnection};
 
 use super::{
-    known::Known,
+    known::{Found, Known},
     table::{self, Sweep},
 };
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
 pub(super) enum Operation {
     Accept(Box<NewJob>),
     Take { id: JobId, stage: Stage, lease: Duration },
+    Claim { id: JobId, stage: Stage, lease: Duration },
     Extend { id: JobId, fence: u64, lease: Duration, status: Option<JobStatus>, progress: Option<Progress> },
     Finish { id: JobId, fence: u64, outcome: Outcome },
     End { id: JobId, ending: Ending },
@@ -37,6 +38,7 @@ impl Operation {
         match self {
             Self::Accept(new) => new.id,
             Self::Take { id, .. }
+            | Self::Claim { id, .. }
             | Self::Extend { id, .. }
             | Self::Finish { id, .. }
             | Self::End { id, .. } => *id,
@@ -56,7 +58,9 @@ impl Operation {
         match self {
             Self::Accept(_) | Self::End { .. } => Durability::Promised,
             Self::Finish { outcome: Outcome::Succeed { .. } | Outcome::Fail(_), .. } => Durability::Promised,
-            Self::Finish { .. } | Self::Take { .. } | Self::Extend { .. } => Durability::Passing,
+            Self::Finish { .. } | Self::Take { .. } | Self::Claim { .. } | Self::Extend { .. } => {
+                Durability::Passing
+            }
         }
     }
 }
@@ -110,7 +114,7 @@ pub(super) struct Change {
 
 /// By this a job is known to be what it was: every change raises the revision, and fences tell apart what a server that crashed has forgotten
 /// from what came in its place.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Version {
     pub(super) revision: u64,
     pub(super) fence: u64,
@@ -118,16 +122,16 @@ pub(super) struct Version {
 }
 
 impl Change {
-    /// A change of a record that was read, by `change`.
-    pub(super) fn of(mut record: Record, change: impl FnOnce(&mut Record)) -> Self {
-        let seen = Version::of(&record);
+    /// A change of what was found, by `change`.
+    pub(super) fn of(found: Found, change: impl FnOnce(&mut Record)) -> Self {
+        let Found { seen, mut record } = found;
         change(&mut record);
         Self { seen, record, delivery: None }
     }
 }
 
 impl Version {
-    fn of(record: &Record) -> Self {
+    pub(super) fn of(record: &Record) -> Self {
         let Job { revision, fence, epoch, .. } = record.job;
         Self { revision, fence, epoch }
     }
@@ -205,7 +209,7 @@ async fn round(
     connection: &mut PgConnection,
     known: &Known,
     operations: &[&Operation],
-    mut found: HashMap<JobId, Record>,
+    mut found: HashMap<JobId, Found>,
     retention: Duration,
 ) -> PortResult<HashMap<JobId, PortResult<Answer>>> {
     let guessed: HashSet<JobId> = found.keys().copied().collect();
@@ -216,30 +220,41 @@ async fn round(
         Some((_, now)) => *now,
         None => table::server_time(connection).await?,
     };
-    found.extend(read.into_iter().map(|(record, _)| (record.job.id, record)));
+    found.extend(read.into_iter().map(|(record, _)| (record.job.id, Found::stored(record))));
     let mut answers = HashMap::new();
     let (mut changes, mut hoped) = (Vec::new(), HashMap::new());
     for operation in operations {
         let id = operation.job();
         match apply(operation, found.remove(&id), now, retention) {
-            Ok((answer, Some(change))) => {
+            Ok(Applied::Changed(answer, change)) => {
                 changes.push(change);
                 hoped.insert(id, answer);
             }
-            unchanged if !guessed.contains(&id) => {
-                answers.insert(id, unchanged.map(|(answer, _)| answer));
+            // Where it is one of a guess that was wrong, that is seen when it is written.
+            Ok(Applied::Claimed(claim)) => {
+                answers.insert(id, Ok(Answer::Taken(Taken::Claimed(Box::new(claim.record.job.clone())))));
+                known.keep(claim);
             }
-            _ => {}
+            _ if guessed.contains(&id) => {}
+            Ok(Applied::Unchanged(answer)) => {
+                answers.insert(id, Ok(answer));
+            }
+            Err(error) => {
+                answers.insert(id, Err(error));
+            }
         }
     }
     let written = write(connection, &mut changes).await?;
     for change in changes {
         let id = change.record.job.id;
         if !written.contains(&id) {
+            known.forget(id);
             continue;
         }
-        if !change.record.job.status.is_final() {
-            known.keep(change.record);
+        if change.record.job.status.is_final() {
+            known.forget(id);
+        } else {
+            known.keep(Found::stored(change.record));
         }
         if let Some(answer) = hoped.remove(&id) {
             answers.insert(id, Ok(answer));
@@ -264,56 +279,82 @@ async fn write(connection: &mut PgConnection, changes: &mut [Change]) -> PortRes
     Ok(written)
 }
 
-/// Applies an operation to the record of its job, with the server's time. What is answered, once the change that it makes is written.
+/// What an operation makes of its job.
+enum Applied {
+    /// Nothing, and this is the answer.
+    Unchanged(Answer),
+    /// This is to be written, and then answered.
+    Changed(Answer, Change),
+    /// A claim, of which nothing is written.
+    Claimed(Found),
+}
+
+/// Applies an operation to what was found of its job, with the server's time.
 fn apply(
     operation: &Operation,
-    found: Option<Record>,
+    found: Option<Found>,
     now: Timestamp,
     retention: Duration,
-) -> PortResult<(Answer, Option<Change>)> {
+) -> PortResult<Applied> {
     match operation {
         Operation::Accept(new) => Err(taken_id(new.id)),
-        Operation::Take { stage, lease, .. } => {
-            let Some(record) = found else { return Ok((Answer::Taken(Taken::Over), None)) };
-            let mut taken = Taken::Over;
-            let change = Change::of(record, |record| taken = record.take(*stage, now, after(now, *lease)));
-            let change = matches!(taken, Taken::Yes(_)).then_some(change);
-            Ok((Answer::Taken(taken), change))
-        }
+        Operation::Take { stage, lease, .. } => Ok(take(found, *stage, now, *lease)),
+        Operation::Claim { stage, lease, .. } => Ok(match found {
+            Some(found) if found.record.job.attempt == 0 => claim(found, *stage, now, *lease),
+            found => take(found, *stage, now, *lease),
+        }),
         Operation::Extend { fence, lease, status, progress, .. } => {
-            let Some(record) = held(found, *fence) else { return Ok((Answer::Held(None), None)) };
+            let Some(found) = held(found, *fence) else { return Ok(Applied::Unchanged(Answer::Held(None))) };
             let mut extended = Ok(());
-            let change = Change::of(record, |record| {
+            let change = Change::of(found, |record| {
                 extended = record.extend(after(now, *lease), *status, progress.clone());
             });
             extended?;
-            Ok((Answer::Held(Some(change.record.job.clone())), Some(change)))
+            Ok(Applied::Changed(Answer::Held(Some(change.record.job.clone())), change))
         }
         Operation::Finish { fence, outcome, .. } => {
-            let Some(record) = held(found, *fence) else { return Ok((Answer::Held(None), None)) };
+            let Some(found) = held(found, *fence) else { return Ok(Applied::Unchanged(Answer::Held(None))) };
             let mut delivery = None;
             let mut change =
-                Change::of(record, |record| delivery = record.finish(outcome.clone(), now, retention));
+                Change::of(found, |record| delivery = record.finish(outcome.clone(), now, retention));
             change.delivery = delivery;
-            Ok((Answer::Held(Some(change.record.job.clone())), Some(change)))
+            Ok(Applied::Changed(Answer::Held(Some(change.record.job.clone())), change))
         }
         Operation::End { ending, .. } => {
-            let Some(record) = found else { return Ok((Answer::Ended(Ended::Missing), None)) };
-            if record.job.status.is_final() {
-                return Ok((Answer::Ended(Ended::Before(Box::new(record.job))), None));
+            let Some(found) = found else { return Ok(Applied::Unchanged(Answer::Ended(Ended::Missing))) };
+            if found.record.job.status.is_final() {
+                return Ok(Applied::Unchanged(Answer::Ended(Ended::Before(Box::new(found.record.job)))));
             }
             let mut delivery = None;
             let mut change =
-                Change::of(record, |record| delivery = record.end(ending.clone(), now, retention));
+                Change::of(found, |record| delivery = record.end(ending.clone(), now, retention));
             change.delivery = delivery;
-            Ok((Answer::Ended(Ended::Now(Box::new(change.record.job.clone()))), Some(change)))
+            Ok(Applied::Changed(Answer::Ended(Ended::Now(Box::new(change.record.job.clone()))), change))
         }
     }
 }
 
-/// The record, where the worker with this fence has it.
-fn held(found: Option<Record>, fence: u64) -> Option<Record> {
-    found.filter(|record| record.is_held_with(fence))
+fn take(found: Option<Found>, stage: Stage, now: Timestamp, lease: Duration) -> Applied {
+    let Some(found) = found else { return Applied::Unchanged(Answer::Taken(Taken::Over)) };
+    let mut taken = Taken::Over;
+    let change = Change::of(found, |record| taken = record.take(stage, now, after(now, lease)));
+    match taken {
+        Taken::Yes(_) => Applied::Changed(Answer::Taken(taken), change),
+        taken => Applied::Unchanged(Answer::Taken(taken)),
+    }
+}
+
+fn claim(found: Found, stage: Stage, now: Timestamp, lease: Duration) -> Applied {
+    let Found { seen, mut record } = found;
+    match record.take(stage, now, after(now, lease)) {
+        Taken::Yes(_) => Applied::Claimed(Found { seen, record }),
+        taken => Applied::Unchanged(Answer::Taken(taken)),
+    }
+}
+
+/// What was found, where the worker with this fence has it.
+fn held(found: Option<Found>, fence: u64) -> Option<Found> {
+    found.filter(|found| found.record.is_held_with(fence))
 }
 
 /// Ids are the callers' to choose, and no two jobs have the same.

@@ -1,38 +1,74 @@
-//! What a process knows of jobs without asking: how it wrote them last. So a worker's next write of its job need not read it first. It is a guess: the
-//! write itself checks that the job is still as it was.
+//! What a process knows of jobs without asking: how it wrote them last, so that a worker's next write of its job need not read it first; and the claims that its
+//! workers have on jobs, of which nothing is written yet. All of it is a guess: the write itself checks that the job is still as it was.
 
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use raglan_pipeline::domain::JobId;
+use raglan_pipeline::domain::{JobId, now};
 
+use super::group::Version;
 use crate::job_store::record::Record;
 
-/// More records are not kept: all are dropped then, which costs a read for each.
+/// More records are not kept: all but claims are dropped then, which costs a read for each.
 const RECORDS: usize = 4_096;
 
+/// A job as it is, or as it is to be.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Found {
+    /// What the table holds.
+    pub(super) seen: Version,
+    /// What is worked with: the same, or of a claim, the job as it is once the claim is written.
+    pub(super) record: Record,
+}
+
+impl Found {
+    /// A record as it stands in the table.
+    pub(super) fn stored(record: Record) -> Self {
+        Self { seen: Version::of(&record), record }
+    }
+
+    fn is_claim(&self) -> bool {
+        self.seen != Version::of(&self.record)
+    }
+
+    /// Whether nobody can do anything with it any more: a claim that was neither written nor given up.
+    fn has_run_out(&self) -> bool {
+        self.record.lease_until.is_none_or(|until| until < now())
+    }
+}
+
 #[derive(Debug, Default)]
-pub(super) struct Known(Mutex<HashMap<JobId, Record>>);
+pub(super) struct Known(Mutex<HashMap<JobId, Found>>);
 
 impl Known {
-    /// Takes out the records of these jobs.
-    pub(super) fn take(&self, jobs: impl Iterator<Item = JobId>) -> HashMap<JobId, Record> {
-        let mut records = self.records();
-        jobs.filter_map(|job| Some((job, records.remove(&job)?))).collect()
+    /// Takes out what is known of these jobs. Claims stay: until they are written, nobody but this process knows of them.
+    pub(super) fn take(&self, jobs: impl Iterator<Item = JobId>) -> HashMap<JobId, Found> {
+        let mut known = self.known();
+        jobs.filter_map(|job| {
+            let found = known.get(&job)?;
+            let found = if found.is_claim() { found.clone() } else { known.remove(&job)? };
+            Some((job, found))
+        })
+        .collect()
     }
 
-    /// Keeps a record as it was written.
-    pub(super) fn keep(&self, record: Record) {
-        let mut records = self.records();
-        if records.len() >= RECORDS {
-            records.clear();
+    /// Keeps what is known of a job now, in place of what was known before.
+    pub(super) fn keep(&self, found: Found) {
+        let mut known = self.known();
+        if known.len() >= RECORDS {
+            known.retain(|_, found| found.is_claim() && !found.has_run_out());
         }
-        records.insert(record.job.id, record);
+        known.insert(found.record.job.id, found);
     }
 
-    fn records(&self) -> MutexGuard<'_, HashMap<JobId, Record>> {
+    /// What was known of a job is so no more.
+    pub(super) fn forget(&self, job: JobId) {
+        self.known().remove(&job);
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<JobId, Found>> {
         // It is whole after each statement.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -40,31 +76,46 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
-    use raglan_pipeline::contract::job_store::a_query;
+    use chrono::TimeDelta;
+    use raglan_pipeline::{contract::job_store::a_query, domain::Stage};
 
     use super::*;
 
-    fn record() -> Record {
-        Record::accepted(&a_query(JobId::generate()))
+    fn stored() -> Found {
+        Found::stored(Record::accepted(&a_query(JobId::generate())))
+    }
+
+    fn claim(lease: TimeDelta) -> Found {
+        let mut claim = stored();
+        claim.record.take(Stage::Retrieval, now(), now() + lease);
+        claim
     }
 
     #[test]
-    fn a_record_is_given_once() {
+    fn a_record_is_given_once_and_a_claim_until_it_is_forgotten() {
         let known = Known::default();
-        let record = record();
-        let id = record.job.id;
-        known.keep(record.clone());
-        let taken = known.take([id, JobId::generate()].into_iter());
-        assert_eq!(taken, HashMap::from([(id, record)]));
-        assert!(known.take([id].into_iter()).is_empty());
-    }
-
-    #[test]
-    fn it_never_keeps_more_than_its_bound() {
-        let known = Known::default();
-        for _ in 0..RECORDS + 10 {
-            known.keep(record());
+        for (found, times) in [(stored(), 1), (claim(TimeDelta::minutes(1)), 3)] {
+            let id = found.record.job.id;
+            known.keep(found.clone());
+            for _ in 0..times {
+                let taken = known.take([id, JobId::generate()].into_iter());
+                assert_eq!(taken, HashMap::from([(id, found.clone())]));
+            }
+            known.forget(id);
+            assert!(known.take([id].into_iter()).is_empty());
         }
-        assert_eq!(known.records().len(), 10);
+    }
+
+    #[test]
+    fn it_keeps_no_more_than_its_bound_and_the_live_claims() {
+        let known = Known::default();
+        let (live, dead) = (claim(TimeDelta::minutes(1)), claim(TimeDelta::minutes(-1)));
+        known.keep(live.clone());
+        known.keep(dead);
+        for _ in 0..RECORDS + 8 {
+            known.keep(stored());
+        }
+        assert_eq!(known.known().len(), 11);
+        assert!(known.known().contains_key(&live.record.job.id));
     }
 }

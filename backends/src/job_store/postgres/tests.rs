@@ -1,3 +1,5 @@
+mod claims;
+
 use std::{
     collections::HashSet,
     sync::atomic::{AtomicBool, Ordering},
@@ -395,14 +397,19 @@ async fn processes_at_once_end_every_job_once() {
                     Accepted::Existing(job) => job,
                     Accepted::KeyReused => panic!("all hashes are one"),
                 };
-                let over = match random.random_range(0..6) {
+                let how = random.random_range(0..6);
+                let taking = async || match how {
+                    2 | 3 => jobs.claim(job.id, job.stage, HOUR).await.unwrap(),
+                    _ => jobs.take(job.id, job.stage, Duration::ZERO).await.unwrap(),
+                };
+                let over = match how {
                     0 => matches!(jobs.end(job.id, Ending::Cancel).await.unwrap(), Ended::Now(_)),
                     1 => {
                         jobs.due(5, Duration::ZERO).await.unwrap();
                         false
                     }
-                    _ => match jobs.take(job.id, job.stage, Duration::ZERO).await.unwrap() {
-                        Taken::Yes(taken) => {
+                    _ => match taking().await {
+                        Taken::Yes(taken) | Taken::Claimed(taken) => {
                             jobs.extend(job.id, taken.fence, Duration::ZERO, None, None).await.unwrap();
                             let error = raglan_pipeline::domain::JobError::permanent("x", "x");
                             jobs.finish(job.id, taken.fence, Outcome::Fail(error)).await.unwrap().is_some()

@@ -39,6 +39,8 @@ const QUEUE: usize = 2_048;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// At most so many operations share a transaction.
 const GROUP: usize = 256;
+/// How long a task waits for company after the first operation, while operations come in company: a statement costs the server and this process much whatever it holds.
+const LINGER: Duration = Duration::from_millis(2);
 
 /// The writer's end for callers.
 #[derive(Debug, Clone)]
@@ -74,6 +76,7 @@ impl Writer {
                     connection: None,
                     queue,
                     waiting: VecDeque::new(),
+                    busy: false,
                 };
                 tokio::spawn(task.run());
                 requests
@@ -130,6 +133,8 @@ struct Task {
     queue: mpsc::Receiver<Request>,
     /// Taken from the queue and not yet in a group: another operation on the same job was before it.
     waiting: VecDeque<Request>,
+    /// Whether the last group had more than one operation.
+    busy: bool,
 }
 
 impl Task {
@@ -158,13 +163,15 @@ impl Task {
             if self.queue.recv_many(&mut arrived, GROUP).await == 0 {
                 return None;
             }
-        } else {
-            let most = GROUP.min(QUEUE.saturating_sub(self.waiting.len()));
-            while arrived.len() < most
-                && let Ok(request) = self.queue.try_recv()
-            {
-                arrived.push(request);
+            if self.busy && arrived.len() < GROUP {
+                tokio::time::sleep(LINGER).await;
             }
+        }
+        let most = GROUP.min(QUEUE.saturating_sub(self.waiting.len()));
+        while arrived.len() < most
+            && let Ok(request) = self.queue.try_recv()
+        {
+            arrived.push(request);
         }
         let mut jobs = HashSet::<JobId>::new();
         let mut group = Vec::new();
@@ -179,6 +186,7 @@ impl Task {
                 self.waiting.push_back(request);
             }
         }
+        self.busy = group.len() > 1;
         Some(group)
     }
 

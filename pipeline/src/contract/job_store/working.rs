@@ -5,7 +5,9 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use futures::future::join_all;
 
-use super::{HOUR, NO_LEASE, Store, a_job, a_query, accept, an_ingestion, get, later, success, take};
+use super::{
+    HOUR, NO_LEASE, Store, a_job, a_query, accept, an_ingestion, claim, end_now, get, later, success, take,
+};
 use crate::{
     domain::{JobError, JobId, JobStatus, Progress, Stage, now},
     ports::{Ending, ErrorKind, NewJob, Outcome, Taken},
@@ -111,6 +113,85 @@ pub async fn extending_keeps_the_job_and_notes_status_and_progress(store: Store)
         "kept where not given"
     );
     assert_eq!(store.extend(JobId::generate(), 1, HOUR, None, None).await.unwrap(), None);
+}
+
+pub async fn a_claimed_job_is_as_a_taken_one_once_it_is_finished(store: Store) {
+    let job = a_job(&store).await;
+    let claimed = claim(&*store, &job).await;
+    assert_eq!((claimed.status, claimed.attempt), (JobStatus::Retrieving, 1));
+    assert!(claimed.fence > job.fence && claimed.revision > job.revision);
+    let advance = Outcome::Advance { to: Stage::Generation, due_at: later(), took_ms: 3 };
+    let waiting = store.finish(job.id, claimed.fence, advance.clone()).await.unwrap().unwrap();
+    assert_eq!((waiting.stage, waiting.attempt), (Stage::Generation, 0));
+    assert!(waiting.started_at.is_some() && waiting.timings.queued_ms.is_some());
+    assert_eq!(waiting.timings.retrieval_ms, Some(3));
+    assert_eq!(get(&store, job.id).await, waiting);
+    assert_eq!(store.finish(job.id, claimed.fence, advance).await.unwrap(), None, "it counts once");
+    assert_eq!(store.claim(job.id, Stage::Retrieval, HOUR).await.unwrap(), Taken::Over);
+    let claimed = claim(&*store, &waiting).await;
+    assert!(claimed.fence > waiting.fence);
+    let ended = store.finish(job.id, claimed.fence, success()).await.unwrap().unwrap();
+    assert_eq!((ended.status, ended.attempt), (JobStatus::Succeeded, 1));
+    assert_eq!(get(&store, job.id).await, ended);
+    assert_eq!(store.claim(job.id, Stage::Generation, HOUR).await.unwrap(), Taken::Over);
+}
+
+pub async fn a_claim_is_void_once_another_has_the_job_or_ended_it(store: Store) {
+    let job = a_job(&store).await;
+    let claimed = claim(&*store, &job).await;
+    // A store may note claims, and then nobody else gets the job.
+    if let Taken::Yes(taken) = store.take(job.id, job.stage, HOUR).await.unwrap() {
+        assert_eq!(store.extend(job.id, claimed.fence, HOUR, None, None).await.unwrap(), None);
+        assert_eq!(store.finish(job.id, claimed.fence, success()).await.unwrap(), None);
+        assert_eq!(get(&store, job.id).await, *taken);
+        assert!(store.finish(job.id, taken.fence, success()).await.unwrap().is_some());
+    }
+    let job = a_job(&store).await;
+    let claimed = claim(&*store, &job).await;
+    let cancelled = end_now(&store, job.id, Ending::Cancel).await;
+    assert_eq!(store.extend(job.id, claimed.fence, HOUR, None, None).await.unwrap(), None);
+    assert_eq!(store.finish(job.id, claimed.fence, success()).await.unwrap(), None);
+    assert_eq!(get(&store, job.id).await, cancelled);
+}
+
+pub async fn a_claim_that_was_extended_holds(store: Store) {
+    let job = a_job(&store).await;
+    let claimed = claim(&*store, &job).await;
+    let held = store.extend(job.id, claimed.fence, HOUR, None, None).await.unwrap().unwrap();
+    assert_eq!(get(&store, job.id).await, held);
+    assert_eq!((held.status, held.attempt, held.fence), (JobStatus::Retrieving, 1, claimed.fence));
+    assert!(matches!(store.take(job.id, job.stage, HOUR).await.unwrap(), Taken::Busy(_)));
+    assert!(matches!(store.claim(job.id, job.stage, HOUR).await.unwrap(), Taken::Busy(_)));
+    assert!(store.finish(job.id, claimed.fence, Outcome::Retry { due_at: later() }).await.unwrap().is_some());
+    assert_eq!(get(&store, job.id).await.attempt, 1);
+}
+
+pub async fn what_was_taken_before_is_not_only_claimed(store: Store) {
+    let job = a_job(&store).await;
+    take(&*store, &job, NO_LEASE).await;
+    match store.claim(job.id, job.stage, HOUR).await.unwrap() {
+        Taken::Yes(again) => assert_eq!(get(&store, job.id).await, *again),
+        other => panic!("expected it to be noted, got {other:?}"),
+    }
+    assert_eq!(get(&store, job.id).await.attempt, 2);
+}
+
+pub async fn of_fifty_claims_at_once_one_counts(store: Store) {
+    let job = a_job(&store).await;
+    let claims = (0..50).map(|_| {
+        let (store, id) = (Arc::clone(&store), job.id);
+        tokio::spawn(async move {
+            match store.claim(id, Stage::Retrieval, HOUR).await.unwrap() {
+                Taken::Yes(job) | Taken::Claimed(job) => {
+                    store.finish(id, job.fence, success()).await.unwrap()
+                }
+                Taken::Busy(_) | Taken::Over => None,
+            }
+        })
+    });
+    let finished: Vec<_> = join_all(claims).await.into_iter().filter_map(Result::unwrap).collect();
+    assert_eq!(finished.len(), 1);
+    assert_eq!(get(&store, job.id).await, finished[0]);
 }
 
 pub async fn a_lease_is_not_extended_to_an_end(store: Store) {
