@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::TimeDelta;
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     domain::{
@@ -117,12 +118,18 @@ pub fn request_hash(parts: &[&[u8]]) -> String {
     format!("{:x}", hasher.finalize())
 }
 
+/// So many accepted jobs may be on their way to their queues at once; beyond that their clients wait for it, so that jobs are not accepted faster than queues
+/// take them.
+const ON_THEIR_WAY: usize = 1_024;
+
 /// Accepts jobs.
 pub struct Submit {
     lifecycle: Arc<Lifecycle>,
     pipelines: Arc<Pipelines>,
     webhooks: Arc<dyn WebhookSender>,
     settings: SubmitSettings,
+    /// Jobs on their way to their queues.
+    publishing: TaskTracker,
 }
 
 impl Submit {
@@ -134,7 +141,10 @@ impl Submit {
         webhooks: Arc<dyn WebhookSender>,
         settings: SubmitSettings,
     ) -> Self {
-        Self { lifecycle, pipelines, webhooks, settings }
+        let publishing = TaskTracker::new();
+        // It never waits for more than what is in it.
+        publishing.close();
+        Self { lifecycle, pipelines, webhooks, settings, publishing }
     }
 
     /// The bounds of requests.
@@ -145,8 +155,8 @@ impl Submit {
 
     /// Accepts a job: it is durable when this returns.
     ///
-    /// The job's first event is logged and its message published after the commit; should either fail, followers read
-    /// the store and the sweeper publishes.
+    /// The job's first event is logged after the commit, and its message published while the client has its answer already; should either fail, followers
+    /// read the store and the sweeper publishes. Must be called within a tokio runtime.
     pub async fn submit(&self, request: SubmitRequest) -> Result<Submitted, SubmitError> {
         self.check(&request)?;
         self.admit(request.spec.first_stage()).await?;
@@ -170,13 +180,29 @@ impl Submit {
         match self.lifecycle.jobs.accept(new).await? {
             Accepted::New(job) => {
                 metrics::counter!("raglan_jobs_accepted_total", "stage" => job.stage.as_str()).increment(1);
+                // Before the answer: whatever its client does with the job, a cancel too, is logged after it.
                 self.lifecycle.announce(&job, EventType::Queued, json!({"status": job.status})).await;
-                self.lifecycle.enqueue(&job, Duration::ZERO).await;
+                self.publish(&job).await;
                 Ok(Submitted { job, created: true })
             }
             Accepted::Existing(job) => Ok(Submitted { job, created: false }),
             Accepted::KeyReused => Err(SubmitError::KeyReused),
         }
+    }
+
+    /// Puts an accepted job on its way to its queue.
+    async fn publish(&self, job: &Job) {
+        if self.publishing.len() >= ON_THEIR_WAY {
+            self.lifecycle.enqueue(job, Duration::ZERO).await;
+            return;
+        }
+        let (lifecycle, job) = (self.lifecycle.clone(), job.clone());
+        self.publishing.spawn(async move { lifecycle.enqueue(&job, Duration::ZERO).await });
+    }
+
+    /// Waits until every job that was accepted here is on its queue, or was refused by it.
+    pub async fn published(&self) {
+        self.publishing.wait().await;
     }
 
     /// Cancels a job of this tenant; one that has ended is returned as it is. None where there is none.

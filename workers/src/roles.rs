@@ -115,7 +115,7 @@ pub fn start(roles: &[Role], parts: &WorkerParts, stop: &CancellationToken) -> R
 
 impl Running {
     /// Waits until all roles have drained and ended.
-    pub async fn join(mut self) {
+    pub async fn join(&mut self) {
         while let Some(ended) = self.tasks.join_next().await {
             if let Err(error) = ended {
                 error!(%error, "role died");

@@ -245,11 +245,14 @@ impl EventLog for EventsHandle {
 pub struct Queues {
     pub ready: Mutex<u64>,
     pub published: Mutex<Vec<(Stage, Envelope)>>,
+    /// While it is held, nothing gets onto a queue.
+    pub gate: tokio::sync::Mutex<()>,
 }
 
 #[async_trait]
 impl Broker for Queues {
     async fn publish(&self, stage: Stage, envelope: Envelope, _: Duration) -> PortResult<()> {
+        let _gate = self.gate.lock().await;
         self.published.lock().unwrap().push((stage, envelope));
         Ok(())
     }

@@ -23,6 +23,7 @@ async fn a_question_is_accepted_with_its_links() {
     assert_eq!(job["queue_position"], 3);
     assert_eq!(job["metadata"], json!({"ticket": "42"}));
     assert_eq!(job["urls"]["events"], format!("/v1/jobs/{id}/events"));
+    world.submit.published().await;
     assert_eq!(world.queues.published.lock().unwrap().len(), 1);
     let stored = world.jobs.get(id.parse().unwrap()).await.unwrap().unwrap();
     let JobSpec::Query(spec) = stored.spec else { panic!() };
@@ -146,10 +147,31 @@ async fn an_idempotency_key_gives_the_first_job_again() {
     world.finish(first.json()["job_id"].as_str().unwrap().parse().unwrap(), "done").await;
     let ended = world.post_with("/v1/queries", &json!({"query": "q", "top_k": 3}), &key).await;
     assert_eq!(ended.status, StatusCode::OK);
+    world.submit.published().await;
     assert_eq!(
         world.queues.published.lock().unwrap().iter().filter(|(stage, _)| *stage == Stage::Retrieval).count(),
         1
     );
+}
+
+#[tokio::test]
+async fn no_client_waits_for_a_slow_queue_until_too_many_jobs_are_on_their_way_to_it() {
+    let world = World::new();
+    let gate = world.queues.gate.lock().await;
+    for _ in 0..1_024 {
+        world.ask().await;
+    }
+    assert!(world.queues.published.lock().unwrap().is_empty());
+    let one_more = world.ask();
+    tokio::pin!(one_more);
+    for _ in 0..100 {
+        assert!(futures::poll!(&mut one_more).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(gate);
+    one_more.await;
+    world.submit.published().await;
+    assert_eq!(world.queues.published.lock().unwrap().len(), 1_025);
 }
 
 #[tokio::test]

@@ -36,6 +36,7 @@ use crate::{fake_documents::*, fakes::*};
 /// The API with everything behind it.
 pub struct World {
     pub router: Router,
+    pub submit: Arc<Submit>,
     pub lifecycle: Arc<Lifecycle>,
     pub jobs: Arc<Jobs>,
     pub queues: Arc<Queues>,
@@ -130,12 +131,12 @@ impl World {
             query: BTreeMap::from([(query.name.clone(), query)]),
             indexing: BTreeMap::from([(indexing.name.clone(), indexing)]),
         });
-        let submit = Submit::new(
+        let submit = Arc::new(Submit::new(
             lifecycle.clone(),
             pipelines.clone(),
             Arc::new(Webhooks),
             SubmitSettings { max_waiting: 10, ..SubmitSettings::default() },
-        );
+        ));
         let retriever = Retriever::new(RetrieverParts {
             documents: documents.clone(),
             embedder: EmbedderSlot::Off,
@@ -147,7 +148,7 @@ impl World {
         let shutdown = CancellationToken::new();
         let panics = Arc::new(AtomicBool::new(false));
         let router = router(ApiParts {
-            submit: Arc::new(submit),
+            submit: submit.clone(),
             follow: Follow::new(jobs.clone(), events, views),
             lifecycle: lifecycle.clone(),
             retriever: Arc::new(retriever),
@@ -165,7 +166,7 @@ impl World {
             settings,
             shutdown: shutdown.clone(),
         });
-        Self { router, lifecycle, jobs, queues, blobs, deliveries, documents, shutdown, panics }
+        Self { router, submit, lifecycle, jobs, queues, blobs, deliveries, documents, shutdown, panics }
     }
 
     /// Sends a request; the response with its body still to come.

@@ -77,10 +77,12 @@ pub async fn run(node: Node) -> anyhow::Result<()> {
     stop_api.cancel();
     stop_http.cancel();
     let closing = async { while beside.join_next().await.is_some() {} };
-    let (closed, ()) = tokio::join!(tokio::time::timeout(CLOSE, closing), distributed.stop());
+    let (closed, ()) = tokio::join!(tokio::time::timeout(CLOSE, closing), distributed.drain());
     if closed.is_err() {
         warn!("some connections were still open; closing them");
     }
+    // What the last requests were promised needs the servers.
+    distributed.stop().await;
     info!("stopped");
     Ok(())
 }

@@ -47,7 +47,7 @@ pub async fn run(mut config: Config, serve: Serve) -> anyhow::Result<()> {
     if let Some(data_dir) = serve.data_dir.clone() {
         config.data_dir = data_dir;
     }
-    check_names(&serve.docs)?;
+    check_docs(&serve.docs)?;
     let recorder = recorder()?;
     let listener = TcpListener::bind(config.server.listen)
         .await
@@ -110,20 +110,23 @@ pub async fn run(mut config: Config, serve: Serve) -> anyhow::Result<()> {
             Err(error) => warn!(%error, "server did not end cleanly"),
         }
     };
-    let workers = embedded.stop();
-    let (closed, ()) = tokio::join!(tokio::time::timeout(CLOSE, closing), workers);
+    let (closed, ()) = tokio::join!(tokio::time::timeout(CLOSE, closing), embedded.drain());
     if closed.is_err() {
         warn!("some connections were still open; closing them");
     }
+    // What the last requests were promised needs the database.
+    embedded.stop().await;
     info!("stopped");
     Ok(())
 }
 
-/// Documents are named from their folder's own name on, so two folders of one name would remove each other's documents.
-fn check_names(docs: &[PathBuf]) -> anyhow::Result<()> {
+/// What is not there is a slip, and is told before anything else. Documents are named from their folder's own name on, so two folders of one name would
+/// remove each other's documents.
+fn check_docs(docs: &[PathBuf]) -> anyhow::Result<()> {
     let mut seen: BTreeMap<OsString, &PathBuf> = BTreeMap::new();
     for path in docs {
-        let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let whole =
+            path.canonicalize().with_context(|| format!("--docs {} cannot be read", path.display()))?;
         let Some(name) = whole.file_name() else { continue };
         if let Some(other) = seen.insert(name.to_owned(), path) {
             bail!(
@@ -199,16 +202,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_of_one_name_are_refused() {
+    fn folders_of_one_name_and_those_that_are_not_there_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let paths = ["a/docs", "b/docs", "b/notes"].map(|path| folder.path().join(path));
         for path in &paths {
             std::fs::create_dir_all(path).unwrap();
         }
         let [a, b, notes] = paths;
-        assert!(check_names(&[a.clone(), notes.clone()]).is_ok());
-        let error = check_names(&[a.clone(), notes, b]).unwrap_err().to_string();
+        assert!(check_docs(&[a.clone(), notes.clone()]).is_ok());
+        let error = check_docs(&[a.clone(), notes, b]).unwrap_err().to_string();
         assert!(error.contains("same name"), "{error}");
-        assert!(check_names(&[a.clone(), a]).is_err(), "the same folder twice");
+        assert!(check_docs(&[a.clone(), a]).is_err(), "the same folder twice");
+        let error = check_docs(&[folder.path().join("a/dcos")]).unwrap_err().to_string();
+        assert!(error.ends_with("dcos cannot be read"), "{error}");
     }
 }

@@ -79,9 +79,20 @@ impl Core {
         )
     }
 
+    /// The door of the API.
+    pub fn submit(&self) -> Arc<Submit> {
+        Arc::new(Submit::new(
+            self.lifecycle.clone(),
+            self.pipelines.clone(),
+            self.sender.clone(),
+            submit_settings(&self.config),
+        ))
+    }
+
     /// The API. `stop` ends its waits and streams. `own_keys` open it beside the configured ones.
     pub fn router(
         &self,
+        submit: Arc<Submit>,
         retriever: Arc<Retriever>,
         health: Arc<dyn raglan_api::Health>,
         metrics: Metrics,
@@ -91,12 +102,7 @@ impl Core {
         let lifecycle = &self.lifecycle;
         tokio::spawn(raglan_api::sweep_uploads(lifecycle.blobs.clone(), stop.clone()));
         raglan_api::router(ApiParts {
-            submit: Arc::new(Submit::new(
-                lifecycle.clone(),
-                self.pipelines.clone(),
-                self.sender.clone(),
-                submit_settings(&self.config),
-            )),
+            submit,
             follow: Follow::new(lifecycle.jobs.clone(), lifecycle.events.clone(), lifecycle.views.clone()),
             lifecycle: lifecycle.clone(),
             retriever,

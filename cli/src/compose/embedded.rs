@@ -18,6 +18,7 @@ use raglan_pipeline::{
     lifecycle::Lifecycle,
     ports::{DeliveryStore, DocumentStore, JobStore},
     replication::Replication,
+    submit::Submit,
     view::Views,
 };
 use raglan_workers::{Role, Running};
@@ -51,6 +52,7 @@ pub struct EmbeddedParts {
 pub struct Embedded {
     /// The API.
     pub router: raglan_api::Router,
+    submit: Arc<Submit>,
     database: SqliteDatabase,
     replication: Arc<Replication>,
     workers: Running,
@@ -99,8 +101,18 @@ impl Embedded {
         };
         let stop_workers = CancellationToken::new();
         let workers = core.workers(&Role::ALL, &stop_workers);
-        let router = core.router(retriever, Arc::new(health), metrics, own_keys, stop_api);
-        Ok(Self { router, database, replication, workers, stop_workers, stop_replication, _lock: lock })
+        let submit = core.submit();
+        let router = core.router(submit.clone(), retriever, Arc::new(health), metrics, own_keys, stop_api);
+        Ok(Self {
+            router,
+            submit,
+            database,
+            replication,
+            workers,
+            stop_workers,
+            stop_replication,
+            _lock: lock,
+        })
     }
 
     /// Waits until searches see all that the store holds, which they do not while an index catches up after the start.
@@ -108,10 +120,15 @@ impl Embedded {
         self.replication.caught_up().await;
     }
 
-    /// Drains the workers, saves the indexes, closes the database.
-    pub async fn stop(self) {
+    /// Lets nobody take work any more, and waits until what was begun is done or handed back.
+    pub async fn drain(&mut self) {
         self.stop_workers.cancel();
         self.workers.join().await;
+    }
+
+    /// Saves the indexes and closes the database. The API must answer no more, and the workers have been drained.
+    pub async fn stop(self) {
+        self.submit.published().await;
         self.stop_replication.cancel();
         self.replication.join().await;
         if let Err(error) = self.database.close().await {

@@ -235,7 +235,9 @@ impl World {
             metadata: Metadata::new(),
             idempotency: None,
         };
-        self.submit.submit(request).await.unwrap().job.id
+        let id = self.submit.submit(request).await.unwrap().job.id;
+        self.submit.published().await;
+        id
     }
 
     pub async fn ask(&self, question: &str) -> JobId {

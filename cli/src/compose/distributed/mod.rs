@@ -23,6 +23,7 @@ use raglan_pipeline::{
     lifecycle::Lifecycle,
     ports::{Coordination, DocumentStore},
     replication::{Fleet, Replication, report},
+    submit::Submit,
     view::Views,
 };
 use raglan_workers::{Role, Running};
@@ -65,6 +66,8 @@ pub struct Distributed {
     /// The API, or health and metrics alone.
     pub router: raglan_api::Router,
     core: Core,
+    /// Of a process that serves the API.
+    submit: Option<Arc<Submit>>,
     roles: Vec<Role>,
     servers: Servers,
     replication: Option<Arc<Replication>>,
@@ -145,13 +148,18 @@ impl Distributed {
             models,
             config,
         };
+        let mut submit = None;
         let router = match retriever.filter(|_| api) {
-            Some(retriever) => core.router(retriever, Arc::new(health), metrics, Vec::new(), stop_api),
+            Some(retriever) => {
+                let door = submit.insert(core.submit()).clone();
+                core.router(door, retriever, Arc::new(health), metrics, Vec::new(), stop_api)
+            }
             None => raglan_api::operations_router(Arc::new(health), metrics, stop_api),
         };
         Ok(Self {
             router,
             core,
+            submit,
             roles,
             servers,
             replication,
@@ -174,11 +182,18 @@ impl Distributed {
         Ok(())
     }
 
-    /// Drains the workers, saves the indexes, leaves the servers.
-    pub async fn stop(mut self) {
+    /// Takes no more work, and waits until what was begun is done or handed back.
+    pub async fn drain(&mut self) {
         self.stop_workers.cancel();
-        if let Some(workers) = self.workers.take() {
+        if let Some(workers) = &mut self.workers {
             workers.join().await;
+        }
+    }
+
+    /// Saves the indexes and leaves the servers. The API must answer no more, and the workers have been drained.
+    pub async fn stop(mut self) {
+        if let Some(submit) = &self.submit {
+            submit.published().await;
         }
         self.stop_replication.cancel();
         if let Some(replication) = &self.replication {
