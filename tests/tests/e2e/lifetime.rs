@@ -51,6 +51,24 @@ async fn a_stop_hands_running_jobs_back_and_they_finish_after_the_restart() {
     assert_eq!(collection["documents"], 3_003);
 }
 
+/// A job has its answer before it is on its queue; a stop sees to that it gets there. Here nothing else would bring it there in time.
+#[tokio::test]
+async fn what_is_accepted_just_before_a_stop_is_on_its_queue_after_it() {
+    let (mut server, api) = crate::corpus::server_with(ServerOptions::default().with(json!({
+        "jobs": {"republish_after_s": 3_600},
+    })))
+    .await;
+    let questions: Vec<_> = (0..100).map(fast_question).collect();
+    let asked = futures::future::join_all(questions.iter().map(|question| api.ask(question))).await;
+    let status = server.terminate().await;
+    assert!(status.success(), "{status}");
+    server.restart().await;
+    let api = server.api();
+    for job in &asked {
+        assert_eq!(api.ended(&id(job)).await["status"], "succeeded");
+    }
+}
+
 #[tokio::test]
 async fn a_stop_lets_finish_what_can_and_refuses_what_is_new() {
     // Two words a second for ten words: within the drain time.

@@ -52,6 +52,14 @@ impl Operation {
         if let Self::Accept(new) = self { Some(new) } else { None }
     }
 
+    /// Whose job it changes, where only its worker may.
+    fn fence(&self) -> Option<u64> {
+        match self {
+            Self::Extend { fence, .. } | Self::Finish { fence, .. } => Some(*fence),
+            Self::Accept(_) | Self::Take { .. } | Self::Claim { .. } | Self::End { .. } => None,
+        }
+    }
+
     /// How long what it writes must last. Acceptances and ends are promised. What lies between them may be lost with a server that crashes: then
     /// the job is as it was a moment before, its worker finds that it does not have it, and the stage is done again.
     pub(super) fn durability(&self) -> Durability {
@@ -225,7 +233,11 @@ async fn round(
     let (mut changes, mut hoped) = (Vec::new(), HashMap::new());
     for operation in operations {
         let id = operation.job();
-        match apply(operation, found.remove(&id), now, retention) {
+        let mut of_job = found.remove(&id);
+        if let (Some(fence), false) = (operation.fence(), guessed.contains(&id)) {
+            of_job = of_job.map(|stored| known.renewed(stored, fence));
+        }
+        match apply(operation, of_job, now, retention) {
             Ok(Applied::Changed(answer, change)) => {
                 changes.push(change);
                 hoped.insert(id, answer);
@@ -248,7 +260,6 @@ async fn round(
     for change in changes {
         let id = change.record.job.id;
         if !written.contains(&id) {
-            known.forget(id);
             continue;
         }
         if change.record.job.status.is_final() {

@@ -63,6 +63,25 @@ impl Known {
         known.insert(found.record.job.id, found);
     }
 
+    /// What a worker works with whose claim, if it is one, was not written because the job is not what it was: the claim still, where the job was neither taken nor
+    /// ended since, for each of these raises the fence; else the job as it stands, and the claim is no more.
+    pub(super) fn renewed(&self, stored: Found, fence: u64) -> Found {
+        let mut known = self.known();
+        let id = stored.record.job.id;
+        let Some(claim) =
+            known.get_mut(&id).filter(|found| found.is_claim() && found.record.job.fence == fence)
+        else {
+            return stored;
+        };
+        if (claim.seen.fence, claim.seen.epoch) != (stored.seen.fence, stored.seen.epoch) {
+            known.remove(&id);
+            return stored;
+        }
+        claim.seen = stored.seen;
+        claim.record.job.revision = stored.seen.revision + 1;
+        claim.clone()
+    }
+
     /// What was known of a job is so no more.
     pub(super) fn forget(&self, job: JobId) {
         self.known().remove(&job);

@@ -30,6 +30,29 @@ async fn of_two_processes_that_claim_a_job_the_first_that_writes_has_it() {
     }
 }
 
+/// A sweeper that puts a job on its queue once more has not taken it.
+#[tokio::test]
+async fn a_claim_outlives_a_sweeper() {
+    let Some(scratch) = scratch("a_claim_outlives_a_sweeper").await else { return };
+    let database = scratch.database().await;
+    let [one, other] = [(); 2].map(|()| PostgresJobStore::new(database.clone(), HOUR));
+    for finished in [true, false] {
+        let new = NewJob { due_at: now() - chrono::Duration::seconds(1), ..a_query(JobId::generate()) };
+        let job = accept(&one, new).await;
+        let claimed = contract::claim(&one, &job).await;
+        assert_eq!(other.due(1, Duration::from_secs(5)).await.unwrap()[0].id, job.id);
+        let written = if finished {
+            one.finish(job.id, claimed.fence, advance()).await
+        } else {
+            one.extend(job.id, claimed.fence, HOUR, None, None).await
+        };
+        let written = written.unwrap().expect("nobody took it");
+        assert_eq!(other.get(job.id).await.unwrap().as_ref(), Some(&written));
+        assert!(written.revision > claimed.revision);
+        other.end(job.id, Ending::Cancel).await.unwrap();
+    }
+}
+
 /// A heartbeat is on its way when the stage is done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_that_is_extended_and_finished_at_once_is_finished() {
