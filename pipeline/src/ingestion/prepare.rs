@@ -180,9 +180,8 @@ impl<'a> Prepare<'a> {
         let live = documents.get(&self.job.tenant, id).await?;
         let is_new = live.is_none();
         if let Some(live) = live.filter(|live| live.fingerprint == fingerprint) {
-            // Whoever takes a job raises its fence: before the first of them nobody did anything for it.
-            let receipt = if self.job.fence > 1 { documents.receipt(id).await? } else { None };
-            return Ok(match receipt {
+            // An attempt before this one may have written it.
+            return Ok(match documents.receipt(id).await? {
                 Some(receipt) if receipt.job == self.job.id => Prepared::Done(receipt),
                 _ => Prepared::Unchanged(Box::new(live)),
             });
