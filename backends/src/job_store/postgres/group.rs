@@ -239,7 +239,7 @@ async fn round(
         }
         match apply(operation, of_job, now, retention) {
             Ok(Applied::Changed(answer, change)) => {
-                changes.push(change);
+                changes.push(*change);
                 hoped.insert(id, answer);
             }
             // Where it is one of a guess that was wrong, that is seen when it is written.
@@ -295,7 +295,7 @@ enum Applied {
     /// Nothing, and this is the answer.
     Unchanged(Answer),
     /// This is to be written, and then answered.
-    Changed(Answer, Change),
+    Changed(Answer, Box<Change>),
     /// A claim, of which nothing is written.
     Claimed(Found),
 }
@@ -321,7 +321,7 @@ fn apply(
                 extended = record.extend(after(now, *lease), *status, progress.clone());
             });
             extended?;
-            Ok(Applied::Changed(Answer::Held(Some(change.record.job.clone())), change))
+            Ok(Applied::Changed(Answer::Held(Some(change.record.job.clone())), Box::new(change)))
         }
         Operation::Finish { fence, outcome, .. } => {
             let Some(found) = held(found, *fence) else { return Ok(Applied::Unchanged(Answer::Held(None))) };
@@ -329,7 +329,7 @@ fn apply(
             let mut change =
                 Change::of(found, |record| delivery = record.finish(outcome.clone(), now, retention));
             change.delivery = delivery;
-            Ok(Applied::Changed(Answer::Held(Some(change.record.job.clone())), change))
+            Ok(Applied::Changed(Answer::Held(Some(change.record.job.clone())), Box::new(change)))
         }
         Operation::End { ending, .. } => {
             let Some(found) = found else { return Ok(Applied::Unchanged(Answer::Ended(Ended::Missing))) };
@@ -340,7 +340,8 @@ fn apply(
             let mut change =
                 Change::of(found, |record| delivery = record.end(ending.clone(), now, retention));
             change.delivery = delivery;
-            Ok(Applied::Changed(Answer::Ended(Ended::Now(Box::new(change.record.job.clone()))), change))
+            let ended = Ended::Now(Box::new(change.record.job.clone()));
+            Ok(Applied::Changed(Answer::Ended(ended), Box::new(change)))
         }
     }
 }
@@ -350,7 +351,7 @@ fn take(found: Option<Found>, stage: Stage, now: Timestamp, lease: Duration) -> 
     let mut taken = Taken::Over;
     let change = Change::of(found, |record| taken = record.take(stage, now, after(now, lease)));
     match taken {
-        Taken::Yes(_) => Applied::Changed(Answer::Taken(taken), change),
+        Taken::Yes(_) => Applied::Changed(Answer::Taken(taken), Box::new(change)),
         taken => Applied::Unchanged(Answer::Taken(taken)),
     }
 }
