@@ -245,7 +245,7 @@ async fn round(
             // Where it is one of a guess that was wrong, that is seen when it is written.
             Ok(Applied::Claimed(claim)) => {
                 answers.insert(id, Ok(Answer::Taken(Taken::Claimed(Box::new(claim.record.job.clone())))));
-                known.keep(claim);
+                known.keep(claim, now);
             }
             _ if guessed.contains(&id) => {}
             Ok(Applied::Unchanged(answer)) => {
@@ -265,7 +265,7 @@ async fn round(
         if change.record.job.status.is_final() {
             known.forget(id);
         } else {
-            known.keep(Found::stored(change.record));
+            known.keep(Found::stored(change.record), now);
         }
         if let Some(answer) = hoped.remove(&id) {
             answers.insert(id, Ok(answer));

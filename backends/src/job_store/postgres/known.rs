@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use raglan_pipeline::domain::{JobId, now};
+use raglan_pipeline::domain::{JobId, Timestamp};
 
 use super::group::Version;
 use crate::job_store::record::Record;
@@ -34,8 +34,8 @@ impl Found {
     }
 
     /// Whether nobody can do anything with it any more: a claim that was neither written nor given up.
-    fn has_run_out(&self) -> bool {
-        self.record.lease_until.is_none_or(|until| until < now())
+    fn has_run_out(&self, now: Timestamp) -> bool {
+        self.record.lease_until.is_none_or(|until| until < now)
     }
 }
 
@@ -54,11 +54,11 @@ impl Known {
         .collect()
     }
 
-    /// Keeps what is known of a job now, in place of what was known before.
-    pub(super) fn keep(&self, found: Found) {
+    /// Keeps what is known of a job, in place of what was known before. `now` is the server's time, as the leases are.
+    pub(super) fn keep(&self, found: Found, now: Timestamp) {
         let mut known = self.known();
         if known.len() >= RECORDS {
-            known.retain(|_, found| found.is_claim() && !found.has_run_out());
+            known.retain(|_, found| found.is_claim() && !found.has_run_out(now));
         }
         known.insert(found.record.job.id, found);
     }
@@ -96,7 +96,10 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use chrono::TimeDelta;
-    use raglan_pipeline::{contract::job_store::a_query, domain::Stage};
+    use raglan_pipeline::{
+        contract::job_store::a_query,
+        domain::{Stage, now},
+    };
 
     use super::*;
 
@@ -115,7 +118,7 @@ mod tests {
         let known = Known::default();
         for (found, times) in [(stored(), 1), (claim(TimeDelta::minutes(1)), 3)] {
             let id = found.record.job.id;
-            known.keep(found.clone());
+            known.keep(found.clone(), now());
             for _ in 0..times {
                 let taken = known.take([id, JobId::generate()].into_iter());
                 assert_eq!(taken, HashMap::from([(id, found.clone())]));
@@ -129,10 +132,10 @@ mod tests {
     fn it_keeps_no_more_than_its_bound_and_the_live_claims() {
         let known = Known::default();
         let (live, dead) = (claim(TimeDelta::minutes(1)), claim(TimeDelta::minutes(-1)));
-        known.keep(live.clone());
-        known.keep(dead);
+        known.keep(live.clone(), now());
+        known.keep(dead, now());
         for _ in 0..RECORDS + 8 {
-            known.keep(stored());
+            known.keep(stored(), now());
         }
         assert_eq!(known.known().len(), 11);
         assert!(known.known().contains_key(&live.record.job.id));
