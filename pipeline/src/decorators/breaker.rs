@@ -96,6 +96,12 @@ impl CircuitBreaker {
         self.machine().state(Instant::now())
     }
 
+    /// How long it would refuse a call from this moment on; none where it would make it.
+    #[must_use]
+    pub fn wait(&self) -> Option<Duration> {
+        self.machine().wait(Instant::now())
+    }
+
     /// Makes a call, unless the breaker is open. A call that is dropped counts neither as a success nor as a failure.
     ///
     /// # Errors

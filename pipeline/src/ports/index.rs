@@ -1,6 +1,6 @@
 use async_trait::async_trait;
 
-use super::PortResult;
+use super::{PortError, PortResult};
 use crate::domain::{Change, ChunkId, Collection, LogPosition, MetadataFilter, Tenant};
 
 /// A chunk that an index found.
@@ -66,6 +66,11 @@ pub trait Replica: Send + Sync {
 pub trait VectorIndex: Replica {
     /// The chunks nearest to a unit vector.
     async fn search(&self, vector: &[f32], scope: &SearchScope) -> PortResult<Vec<Hit>>;
+
+    /// With what a search would fail now without being tried; none where it would be tried. So nobody makes a vector that is of no use.
+    fn refusal(&self) -> Option<PortError> {
+        None
+    }
 }
 
 /// Best matches by words (BM25).

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{duplicates::Shingles, fusion, neighbours::merge_neighbours, rerank::rerank};
 use crate::{
@@ -289,6 +289,10 @@ impl Retriever {
             EmbedderSlot::Off => return None,
         };
         let Some(index) = &self.parts.vectors else { return Some(failed(Degraded::VectorIndex)) };
+        if let Some(error) = index.refusal() {
+            debug!(%error, "question not embedded: vectors cannot be searched");
+            return Some(failed(Degraded::VectorIndex));
+        }
         let started = Instant::now();
         let embedded = self
             .within(embedder.embed(vec![query.to_owned()], EmbedPurpose::Query))

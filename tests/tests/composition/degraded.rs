@@ -7,7 +7,7 @@ use raglan_pipeline::{
 };
 use raglan_workers::Role;
 
-use crate::world::{SIDE_TIMEOUT, World};
+use crate::world::{FAILURES, SIDE_TIMEOUT, World};
 
 const DOCUMENTS: [(&str, &str); 3] = [
     ("lighthouse", "The lighthouse of Westport was built in 1874. Its lamp burns seal oil."),
@@ -54,6 +54,21 @@ async fn each_part_that_fails_is_named_and_the_rest_answers() {
     }
     let again = result(world.ended(world.ask("When was the lighthouse built?").await).await);
     assert_eq!(again.degraded, [], "a part that is back takes part again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_question_is_embedded_for_vectors_that_are_left_alone() {
+    let world = world().await;
+    world.faults.vectors.set(Faults::always());
+    for _ in 0..FAILURES {
+        world.ended(world.ask("When was the lighthouse built?").await).await;
+    }
+    // Counts anew.
+    world.faults.embedder.set(Faults::none());
+    let answered = result(world.ended(world.ask("When was the lighthouse built?").await).await);
+    assert_eq!(answered.degraded, [Degraded::VectorIndex]);
+    assert!(answered.answer.contains("1874"), "{}", answered.answer);
+    assert_eq!(world.faults.embedder.calls(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,8 +25,9 @@ use raglan_backends::{
     webhook_sender::{HttpWebhookSender, SenderSettings},
 };
 use raglan_pipeline::{
-    decorators::faults::{
-        Faults, FaultyCache, FaultyEmbedder, FaultyKeywordIndex, FaultyVectorIndex, Injector,
+    decorators::{
+        breaker::{BreakerSettings, BreakerVectorIndex, CircuitBreaker},
+        faults::{Faults, FaultyCache, FaultyEmbedder, FaultyKeywordIndex, FaultyVectorIndex, Injector},
     },
     delivery::DeliveryStage,
     domain::{
@@ -41,7 +42,7 @@ use raglan_pipeline::{
     },
     lifecycle::{Lifecycle, LifecycleSettings},
     pipelines::{IndexingPipeline, Pipelines, QueryPipeline},
-    ports::{Embedder, EmbedderInfo, ModelError, Replica, Reranker, Tokenize, VectorIndex},
+    ports::{Embedder, EmbedderInfo, ModelError, Replica, Reranker, Tokenize},
     replication::Replication,
     retrieval::{EmbedderSlot, RetrievalStage, Retriever, RetrieverParts},
     secret::Secret,
@@ -110,6 +111,9 @@ pub struct World {
     _folder: TempDir,
 }
 
+/// After so many failures in a row the vector index is left alone.
+pub const FAILURES: u32 = 5;
+
 /// How long one side of a search may take in these tests.
 pub const SIDE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -157,9 +161,13 @@ impl World {
         let retriever = Arc::new(Retriever::new(RetrieverParts {
             documents: documents.clone(),
             embedder: EmbedderSlot::Ready(embedder.clone()),
-            vectors: Some(
-                Arc::new(FaultyVectorIndex::new(vectors, faults.vectors.clone())) as Arc<dyn VectorIndex>
-            ),
+            vectors: Some(Arc::new(BreakerVectorIndex::new(
+                Arc::new(FaultyVectorIndex::new(vectors, faults.vectors.clone())),
+                CircuitBreaker::new(
+                    "vectors",
+                    BreakerSettings { consecutive_failures: FAILURES, ..BreakerSettings::default() },
+                ),
+            ))),
             keywords: Arc::new(FaultyKeywordIndex::new(keywords, faults.keywords.clone())),
             reranker,
             side_timeout: SIDE_TIMEOUT,

@@ -92,6 +92,11 @@ impl VectorIndex for BreakerVectorIndex {
         let found = self.breaker.call(self.inner.search(vector, scope)).await;
         found.map_err(|error| error.into_port_error("the vector index"))
     }
+
+    fn refusal(&self) -> Option<PortError> {
+        let refused = |retry_after| BreakerError::<PortError>::Open { retry_after };
+        self.breaker.wait().map(|wait| refused(wait).into_port_error("the vector index"))
+    }
 }
 
 /// An embedder behind a breaker.
@@ -178,6 +183,7 @@ mod tests {
         assert_eq!(faults.calls(), 2, "three searches were not made");
         let error = index.search(&[1.0], &scope()).await.unwrap_err();
         assert_eq!(error.retry_after(), Some(Duration::from_secs(5)));
+        assert_eq!(index.refusal().unwrap().to_string(), error.to_string());
         assert_eq!(index.count().await.unwrap(), 1, "only searches go through it");
         assert_eq!(index.name(), "stub");
 

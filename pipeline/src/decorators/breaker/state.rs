@@ -72,19 +72,25 @@ impl Machine {
         }
     }
 
-    /// Leave for a call, or the time until there may be one.
-    pub(super) fn acquire(&mut self, now: Instant) -> Result<Generation, Duration> {
-        let wait_until = match self.state {
-            State::Closed { .. } => return Ok(Generation(self.generation)),
+    /// How long no call is let through; none where one is.
+    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
+        let until = match self.state {
+            State::Closed { .. } => return None,
             State::Open { until } => until,
             // A probe that nothing is heard of holds the others up no longer than an open breaker does.
             State::Probing { since } => since + self.settings.open_for,
         };
-        let wait = wait_until.saturating_duration_since(now);
-        if !wait.is_zero() {
+        Some(until.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
+    }
+
+    /// Leave for a call, or the time until there may be one.
+    pub(super) fn acquire(&mut self, now: Instant) -> Result<Generation, Duration> {
+        if let Some(wait) = self.wait(now) {
             return Err(wait);
         }
-        self.enter(State::Probing { since: now });
+        if !matches!(self.state, State::Closed { .. }) {
+            self.enter(State::Probing { since: now });
+        }
         Ok(Generation(self.generation))
     }
 
