@@ -37,8 +37,8 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("red
 
 /// A larger event is refused: it would hold up everything else in Redis.
 const MAX_EVENT_BYTES: usize = 8 << 20;
-/// How many events are read at once.
-const PAGE: usize = 200;
+/// How many events are read at once: a reader that has fallen behind holds so many, and those of a fast model have many kilobytes each.
+const PAGE: usize = 32;
 /// How many readers read their streams at once; when a connection comes back, all want to.
 const READERS_AT_ONCE: usize = 64;
 /// Among so many newest events a call that is made again looks for what it may have added before.
