@@ -141,7 +141,7 @@ pub struct JobFilter {
 /// **Contract**
 /// - [`accept`](Self::accept) has committed durably when it returns `New`. Of two calls at once with one
 ///   idempotency key, one gets `New`, the other `Existing` or `KeyReused`.
-/// - A job is taken by one worker at a time: [`take`](Self::take) is a compare-and-set on (job, stage,
+/// - A job is taken by one worker at a time ([`claim`](Self::claim) may let two begin, of which one counts): [`take`](Self::take) is a compare-and-set on (job, stage,
 ///   no live lease), sets the stage's running status, and raises `attempt` by one and `fence`
 ///   above every one that was given out for the job.
 /// - [`extend`](Self::extend) and [`finish`](Self::finish) change nothing and say so (`None`) unless the job is unfinished and
