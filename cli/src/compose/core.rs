@@ -150,7 +150,7 @@ pub(super) fn retriever(
     keywords: Arc<dyn KeywordIndex>,
 ) -> Arc<Retriever> {
     let vectors = vectors.map(|index| {
-        // A server that is back is noticed within seconds; the one search in each two seconds that asks may take as long as a side may.
+        // A server that is back is noticed within seconds: it is asked every two, and may take as long to answer as a side of a search may.
         let settings = BreakerSettings {
             call_timeout: Some(SIDE_TIMEOUT),
             open_for: Duration::from_secs(2),

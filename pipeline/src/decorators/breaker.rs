@@ -2,6 +2,7 @@
 
 mod ports;
 mod state;
+mod watch;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 pub use self::{
     ports::{BreakerEmbedder, BreakerReranker, BreakerVectorIndex},
     state::{BreakerState, FailureRate},
+    watch::Probe,
 };
 use super::{Advice, Failure};
 use state::{Generation, Machine, Transition};
@@ -62,7 +64,8 @@ pub enum BreakerError<E> {
     Failed(E),
 }
 
-/// Watches the calls to one part. Closed, it lets all through and counts; open, none; then, half-open, one, whose end decides.
+/// Watches the calls to one part. Closed, it lets all through and counts; open, none; then, half-open, one, whose end decides. That one is the next call that
+/// comes ([`Self::call`]), or one made for the purpose, so that nobody waits for a part that is away ([`Self::call_watched`]).
 ///
 /// Only failures that may pass count (see [`Advice`]): an error that the other side gives for good reason shows that it is well.
 pub struct CircuitBreaker {
@@ -111,18 +114,24 @@ impl CircuitBreaker {
         call: impl Future<Output = Result<T, E>>,
     ) -> Result<T, BreakerError<E>> {
         let permit = self.acquire().map_err(|retry_after| BreakerError::Open { retry_after })?;
+        self.attempt(permit, call).await.0
+    }
+
+    /// Makes the call that there is leave for; true where its end opened the breaker.
+    async fn attempt<T, E: Failure>(
+        &self,
+        permit: Permit,
+        call: impl Future<Output = Result<T, E>>,
+    ) -> (Result<T, BreakerError<E>>, bool) {
         let result = match self.call_timeout {
             None => call.await,
             Some(after) => match tokio::time::timeout(after, call).await {
                 Ok(result) => result,
-                Err(_) => {
-                    permit.failed(None);
-                    return Err(BreakerError::TimedOut { after });
-                }
+                Err(_) => return (Err(BreakerError::TimedOut { after }), permit.failed(None)),
             },
         };
-        permit.settle(&result);
-        result.map_err(BreakerError::Failed)
+        let opened = permit.settle(&result);
+        (result.map_err(BreakerError::Failed), opened)
     }
 
     /// Asks for leave to make one call whose end is told by hand, such as a stream. Refused, it says when to ask again.
@@ -144,18 +153,21 @@ impl CircuitBreaker {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, transition: Option<Transition>) {
+    /// True where it opened.
+    fn tell(&self, transition: Option<Transition>) -> bool {
         match transition {
-            None => {}
+            None => false,
             Some(Transition::Opened { open_for }) => {
                 self.opened.increment(1);
                 self.is_open.set(1.0);
                 let open_for_ms = u64::try_from(open_for.as_millis()).unwrap_or(u64::MAX);
                 tracing::warn!(breaker = self.name, open_for_ms, "circuit breaker opened");
+                true
             }
             Some(Transition::Closed) => {
                 self.is_open.set(0.0);
                 tracing::info!(breaker = self.name, "circuit breaker closed");
+                false
             }
         }
     }
@@ -170,12 +182,15 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Tells the call's result.
-    pub fn settle<T, E: Failure>(self, result: &Result<T, E>) {
+    /// Tells the call's result; true where it opened the breaker.
+    pub fn settle<T, E: Failure>(self, result: &Result<T, E>) -> bool {
         match result.as_ref().map_err(Failure::advice) {
-            Ok(_) | Err(Advice::Never) => self.succeeded(),
+            Ok(_) | Err(Advice::Never) => {
+                self.succeeded();
+                false
+            }
             Err(Advice::Later { after }) => self.failed(after),
-            Err(Advice::Cancelled) => drop(self),
+            Err(Advice::Cancelled) => false,
         }
     }
 
@@ -187,12 +202,11 @@ impl Permit {
         }
     }
 
-    /// The other side is not well, and may have said when to come again.
-    pub fn failed(mut self, retry_after: Option<Duration>) {
-        if let Some(generation) = self.generation.take() {
-            let transition = self.breaker.machine().failed(generation, Instant::now(), retry_after);
-            self.breaker.tell(transition);
-        }
+    /// The other side is not well, and may have said when to come again. True where this opened the breaker.
+    pub fn failed(mut self, retry_after: Option<Duration>) -> bool {
+        let Some(generation) = self.generation.take() else { return false };
+        let transition = self.breaker.machine().failed(generation, Instant::now(), retry_after);
+        self.breaker.tell(transition)
     }
 }
 

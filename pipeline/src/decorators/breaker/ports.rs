@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{BreakerError, CircuitBreaker};
+use super::{BreakerError, CircuitBreaker, Probe};
 use crate::{
     domain::{Change, EmbedPurpose, Embedding, LogPosition},
     ports::{
@@ -42,6 +42,8 @@ impl BreakerError<ModelError> {
 }
 
 /// A vector index whose searches go through a breaker. What feeds it does not: it has its own pace.
+///
+/// While the breaker is open, the search that opened it is made again in the background from time to time, so that no search waits for an index that is away.
 pub struct BreakerVectorIndex {
     inner: Arc<dyn VectorIndex>,
     breaker: Arc<CircuitBreaker>,
@@ -89,7 +91,14 @@ impl Replica for BreakerVectorIndex {
 #[async_trait]
 impl VectorIndex for BreakerVectorIndex {
     async fn search(&self, vector: &[f32], scope: &SearchScope) -> PortResult<Vec<Hit>> {
-        let found = self.breaker.call(self.inner.search(vector, scope)).await;
+        let probe = || -> Probe<PortError> {
+            let (inner, asked) = (Arc::clone(&self.inner), Arc::new((vector.to_vec(), scope.clone())));
+            Box::new(move || {
+                let (inner, asked) = (Arc::clone(&inner), Arc::clone(&asked));
+                Box::pin(async move { inner.search(&asked.0, &asked.1).await.map(drop) })
+            })
+        };
+        let found = self.breaker.call_watched(self.inner.search(vector, scope), probe).await;
         found.map_err(|error| error.into_port_error("the vector index"))
     }
 
@@ -187,10 +196,13 @@ mod tests {
         assert_eq!(index.count().await.unwrap(), 1, "only searches go through it");
         assert_eq!(index.name(), "stub");
 
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(faults.calls(), 3, "it was tried in the background");
+        assert!(index.refusal().is_some());
         faults.set(Faults::none());
-        tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(index.search(&[1.0], &scope()).await.unwrap().len(), 1);
+        tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(breaker.state(), BreakerState::Closed);
+        assert_eq!(index.search(&[1.0], &scope()).await.unwrap().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]

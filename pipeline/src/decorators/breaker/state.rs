@@ -13,7 +13,7 @@ pub enum BreakerState {
     Closed,
     /// No call is made.
     Open,
-    /// One call is made, to see.
+    /// One call is made, to see: the next that comes, or a watcher's own.
     HalfOpen,
 }
 
@@ -57,11 +57,13 @@ pub(super) struct Machine {
     settings: BreakerSettings,
     state: State,
     generation: u64,
+    /// Somebody else finds out when the other side is well again; callers are let through when it is.
+    watched: bool,
 }
 
 impl Machine {
     pub(super) fn new(settings: BreakerSettings) -> Self {
-        Self { settings, state: State::closed(), generation: 0 }
+        Self { settings, state: State::closed(), generation: 0, watched: false }
     }
 
     pub(super) fn state(&self, now: Instant) -> BreakerState {
@@ -74,24 +76,44 @@ impl Machine {
 
     /// How long no call is let through; none where one is.
     pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
+        self.next_probe(now).filter(|wait| self.watched || !wait.is_zero())
+    }
+
+    /// How long until the other side may be tried; none where calls go through anyway.
+    pub(super) fn next_probe(&self, now: Instant) -> Option<Duration> {
         let until = match self.state {
             State::Closed { .. } => return None,
             State::Open { until } => until,
             // A probe that nothing is heard of holds the others up no longer than an open breaker does.
             State::Probing { since } => since + self.settings.open_for,
         };
-        Some(until.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
+        Some(until.saturating_duration_since(now))
     }
 
     /// Leave for a call, or the time until there may be one.
     pub(super) fn acquire(&mut self, now: Instant) -> Result<Generation, Duration> {
-        if let Some(wait) = self.wait(now) {
-            return Err(wait);
+        match self.wait(now) {
+            Some(wait) => Err(wait),
+            None => Ok(self.let_through(now)),
         }
+    }
+
+    /// Leave for the watcher's own call; none where it has to ask [`Self::next_probe`] again.
+    pub(super) fn acquire_probe(&mut self, now: Instant) -> Option<Generation> {
+        let due = self.next_probe(now).is_some_and(|wait| wait.is_zero());
+        due.then(|| self.let_through(now))
+    }
+
+    /// From now on only the watcher's calls are let through until the breaker closes, or until there is no watcher.
+    pub(super) fn watched(&mut self, watched: bool) {
+        self.watched = watched;
+    }
+
+    fn let_through(&mut self, now: Instant) -> Generation {
         if !matches!(self.state, State::Closed { .. }) {
             self.enter(State::Probing { since: now });
         }
-        Ok(Generation(self.generation))
+        Generation(self.generation)
     }
 
     pub(super) fn succeeded(&mut self, call: Generation) -> Option<Transition> {
