@@ -27,6 +27,8 @@ use crate::redis_client::RedisClient;
 const BUFFER: usize = 32;
 /// How many jobs are asked for in one command.
 const AT_ONCE: usize = 500;
+/// Jobs that nobody follows any more are told to Redis together, the first of them after so long at most.
+const LEAVE_WITHIN: Duration = Duration::from_millis(500);
 /// How often a silent connection is tried.
 const PING_EVERY: Duration = Duration::from_secs(5);
 /// How long Redis may take to confirm; the messages of all jobs come on the same connection.
@@ -75,11 +77,14 @@ struct Channel {
     heard: bool,
 }
 
-/// What is to be told to Redis.
+/// What Redis sends on the present connection.
 #[derive(Default)]
-struct Changes {
-    subscribe: Vec<JobId>,
-    unsubscribe: Vec<JobId>,
+struct Heard {
+    jobs: HashSet<JobId>,
+    /// Those of them that nobody follows any more.
+    leaving: HashSet<JobId>,
+    /// When these are to be told at the latest.
+    leave_at: Option<Instant>,
 }
 
 /// A reader's place at a job.
@@ -224,7 +229,7 @@ impl Shared {
         };
         let mut connection = self.client.subscriber(attempt, pushes).await?;
         // On this connection nothing is heard yet.
-        let mut heard = HashSet::new();
+        let mut heard = Heard::default();
         {
             let mut channels = self.channels();
             channels.changed = channels.jobs.keys().copied().collect();
@@ -233,8 +238,15 @@ impl Shared {
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.settle(&mut connection, &mut heard).await?;
+            let leave = async {
+                match heard.leave_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = self.changed.notified() => {}
+                () = leave => {}
                 () = lost.cancelled() => return Err(silent("the connection for events was lost")),
                 _ = ping.tick() => {
                     in_time(redis::cmd("PING").query_async::<Value>(&mut connection)).await?;
@@ -243,42 +255,40 @@ impl Shared {
         }
     }
 
-    /// Makes Redis send the events of the jobs that are followed, and of no others.
-    async fn settle(
-        &self,
-        connection: &mut MultiplexedConnection,
-        heard: &mut HashSet<JobId>,
-    ) -> PortResult<()> {
-        let Changes { subscribe, unsubscribe } = self.changes(heard);
+    /// Makes Redis send the events of the jobs that are followed, at once, and soon of no others.
+    async fn settle(&self, connection: &mut MultiplexedConnection, heard: &mut Heard) -> PortResult<()> {
+        let subscribe = self.changes(heard);
         for jobs in subscribe.chunks(AT_ONCE) {
             in_time(connection.subscribe(self.names(jobs))).await?;
-            heard.extend(jobs);
+            heard.jobs.extend(jobs);
             self.confirm(jobs);
         }
-        for jobs in unsubscribe.chunks(AT_ONCE) {
+        for jobs in heard.those_to_leave(Instant::now()).chunks(AT_ONCE) {
             in_time(connection.unsubscribe(self.names(jobs))).await?;
-            for job in jobs {
-                heard.remove(job);
-            }
         }
         Ok(())
     }
 
-    /// What has changed since the last call.
-    fn changes(&self, heard: &HashSet<JobId>) -> Changes {
+    /// Takes what has changed since the last call; the jobs that are to be heard and are not.
+    fn changes(&self, heard: &mut Heard) -> Vec<JobId> {
         let mut channels = self.channels();
         let changed = std::mem::take(&mut channels.changed);
-        let mut changes = Changes::default();
+        let mut subscribe = Vec::new();
         for job in changed {
-            match (channels.jobs.get_mut(&job), heard.contains(&job)) {
-                (Some(_), false) => changes.subscribe.push(job),
+            match (channels.jobs.get_mut(&job), heard.jobs.contains(&job)) {
+                (Some(_), false) => subscribe.push(job),
                 // All had left, and somebody came before Redis was told.
-                (Some(channel), true) => channel.confirm(),
-                (None, true) => changes.unsubscribe.push(job),
+                (Some(channel), true) => {
+                    heard.leaving.remove(&job);
+                    channel.confirm();
+                }
+                (None, true) => {
+                    heard.leaving.insert(job);
+                }
                 (None, false) => {}
             }
         }
-        changes
+        subscribe
     }
 
     fn confirm(&self, jobs: &[JobId]) {
@@ -308,6 +318,26 @@ impl Shared {
         for linked in events {
             let _ = sender.send(Signal::Event(Arc::new(linked)));
         }
+    }
+}
+
+impl Heard {
+    /// The jobs that are to be told to Redis as heard no more, at this time; they count as told.
+    fn those_to_leave(&mut self, now: Instant) -> Vec<JobId> {
+        if self.leaving.is_empty() {
+            self.leave_at = None;
+            return Vec::new();
+        }
+        let leave_at = *self.leave_at.get_or_insert(now + LEAVE_WITHIN);
+        if now < leave_at && self.leaving.len() < AT_ONCE {
+            return Vec::new();
+        }
+        self.leave_at = None;
+        let leaving: Vec<_> = self.leaving.drain().collect();
+        for job in &leaving {
+            self.jobs.remove(job);
+        }
+        leaving
     }
 }
 
