@@ -268,6 +268,10 @@ impl Server {
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name)) {
             command.env_remove(name);
         }
+        if self.servers.is_some() && !arguments.contains(&"webhook") {
+            // Only who sends webhooks needs to have it.
+            command.env("RAGLAN__WEBHOOKS__SIGNING_SECRETS", "[]");
+        }
         command
             .args(arguments)
             .arg("--config")

@@ -11,6 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use raglan_pipeline::ports::WebhookError;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
@@ -48,6 +49,12 @@ const GLOBAL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Refused(String);
+
+impl From<Refused> for WebhookError {
+    fn from(refused: Refused) -> Self {
+        Self::Forbidden(refused.0)
+    }
+}
 
 /// Decides which addresses may be called.
 #[derive(Debug, Clone, Default)]

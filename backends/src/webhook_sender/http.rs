@@ -114,7 +114,7 @@ fn signer(number: usize, secret: &Secret) -> Result<Webhook, SetupError> {
 #[async_trait]
 impl WebhookSender for HttpWebhookSender {
     fn check(&self, url: &Url) -> Result<(), WebhookError> {
-        self.guard.check_url(url).map_err(|refused| WebhookError::Forbidden(refused.to_string()))
+        Ok(self.guard.check_url(url)?)
     }
 
     async fn send(&self, request: &WebhookRequest) -> Result<WebhookResponse, WebhookError> {

@@ -3,10 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use raglan_api::{ApiKey, ApiParts, ApiSettings};
-use raglan_backends::{
-    parser::{DefaultParser, ParserLimits},
-    webhook_sender::HttpWebhookSender,
-};
+use raglan_backends::parser::{DefaultParser, ParserLimits};
 use raglan_pipeline::{
     decorators::breaker::{BreakerSettings, BreakerVectorIndex, CircuitBreaker},
     delivery::DeliveryStage,
@@ -16,7 +13,7 @@ use raglan_pipeline::{
     ingestion::{IngestionParts, IngestionStage},
     lifecycle::{Lifecycle, LifecycleSettings},
     pipelines::Pipelines,
-    ports::{DocumentStore, Generator, KeywordIndex, PortResult, VectorIndex},
+    ports::{DocumentStore, Generator, KeywordIndex, PortResult, VectorIndex, WebhookSender},
     replication::Searchers,
     retrieval::{RetrievalStage, Retriever, RetrieverParts},
     stage::JobStage,
@@ -50,7 +47,7 @@ pub(super) struct Core {
     /// None in a process that searches nothing.
     pub retriever: Option<Arc<Retriever>>,
     pub searchers: Arc<dyn Searchers>,
-    pub sender: Arc<HttpWebhookSender>,
+    pub sender: Arc<dyn WebhookSender>,
 }
 
 impl Core {

@@ -16,13 +16,14 @@ use raglan_backends::{
     event_log::{RedisEventLog, RedisEventLogSettings},
     job_store::PostgresJobStore,
     redis_client::RedisClient,
-    webhook_sender::{HttpWebhookSender, SenderSettings},
+    webhook_sender::{AddressCheck, HttpWebhookSender, SenderSettings},
 };
 use raglan_pipeline::{
     decorators::depth::RememberedDepth,
     lifecycle::Lifecycle,
-    ports::{Coordination, DocumentStore},
+    ports::{Coordination, DocumentStore, WebhookSender},
     replication::{Fleet, Replication, report},
+    secret::Secret,
     submit::Submit,
     view::Views,
 };
@@ -136,10 +137,7 @@ impl Distributed {
             .with_servers(probes(&servers, &vectors));
         let core = Core {
             lifecycle: Arc::new(lifecycle(&config, &servers)),
-            sender: Arc::new(HttpWebhookSender::new(SenderSettings {
-                allowed: config.webhooks.allowed_ranges.clone(),
-                ..SenderSettings::new(secrets.unwrap_or_default())
-            })?),
+            sender: sender(&config, secrets.unwrap_or_default())?,
             pipelines: core::pipelines(&config),
             searchers: Arc::new(Fleet::new(coordination, replication.clone(), vectors.shared())),
             documents,
@@ -241,7 +239,7 @@ fn together(
 }
 
 /// The configured secrets. Every process that signs must have the same, so none is made up here.
-fn signing_secrets(config: &Config, roles: &[Role]) -> Result<Vec<raglan_pipeline::secret::Secret>, String> {
+fn signing_secrets(config: &Config, roles: &[Role]) -> Result<Vec<Secret>, String> {
     let configured = config.webhooks.signing_secrets.clone();
     if configured.is_empty() && roles.contains(&Role::Webhook) {
         return Err(
@@ -251,6 +249,15 @@ fn signing_secrets(config: &Config, roles: &[Role]) -> Result<Vec<raglan_pipelin
         );
     }
     Ok(configured)
+}
+
+/// What sends webhooks, or where there is nothing to sign with, only checks their addresses.
+fn sender(config: &Config, secrets: Vec<Secret>) -> anyhow::Result<Arc<dyn WebhookSender>> {
+    let allowed = config.webhooks.allowed_ranges.clone();
+    if secrets.is_empty() {
+        return Ok(Arc::new(AddressCheck::new(allowed)));
+    }
+    Ok(Arc::new(HttpWebhookSender::new(SenderSettings { allowed, ..SenderSettings::new(secrets) })?))
 }
 
 fn lifecycle(config: &Config, servers: &Servers) -> Lifecycle {

@@ -89,7 +89,10 @@ mod tests {
             well.then_some(()).ok_or_else(|| PortError::new(ErrorKind::Unavailable, "away"))
         }
 
-        async fn through(self: &Arc<Self>, breaker: &Arc<CircuitBreaker>) -> Result<(), BreakerError<PortError>> {
+        async fn through(
+            self: &Arc<Self>,
+            breaker: &Arc<CircuitBreaker>,
+        ) -> Result<(), BreakerError<PortError>> {
             let probe = || -> Probe<PortError> {
                 let part = Arc::clone(self);
                 Box::new(move || {
