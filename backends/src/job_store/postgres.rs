@@ -1,6 +1,5 @@
 //! The record of jobs in PostgreSQL.
 
-mod clock;
 mod group;
 mod known;
 mod table;
@@ -29,7 +28,7 @@ use crate::database::PostgresDatabase;
 /// one statement, so that being durable does not cost each of them a round trip and a flush. A job is changed by the rules that every store
 /// keeps, and written back if it still is what it was when it was read; else it is read once more.
 ///
-/// Leases and due times are counted on the server's clock, which is asked at most once a second where nothing has to be read. `list` may be answered by the read replica. `waiting` has to count,
+/// Leases and due times are counted on the server's clock. `list` may be answered by the read replica. `waiting` has to count,
 /// so that where many thousands wait its answer may be some seconds old. A call whose caller stops waiting has no effect where
 /// it had not begun; else it may still take effect.
 #[derive(Debug, Clone)]

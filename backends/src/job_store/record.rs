@@ -183,8 +183,6 @@ impl Record {
         retention: Duration,
     ) -> Option<Delivery> {
         let job = &mut self.job;
-        // What tells the time may be a little behind what told when it began.
-        let now = job.started_at.map_or(now, |started_at| started_at.max(now));
         job.status = status;
         job.result = result;
         job.error = error;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use raglan_pipeline::{
@@ -12,7 +12,6 @@ use raglan_pipeline::{
 use sqlx::{Connection as _, PgConnection};
 
 use super::{
-    clock::ServerClock,
     known::{Found, Known},
     table::{self, Sweep},
 };
@@ -186,7 +185,6 @@ const ROUNDS: usize = 20;
 pub(super) async fn change(
     connection: &mut PgConnection,
     known: &Known,
-    clock: &ServerClock,
     operations: &[&Operation],
     retention: Duration,
 ) -> PortResult<Vec<PortResult<Answer>>> {
@@ -195,7 +193,7 @@ pub(super) async fn change(
     let mut found = known.take(open.iter().map(|operation| operation.job()));
     let mut failed = contended();
     for _ in 0..ROUNDS {
-        match round(connection, known, clock, &open, std::mem::take(&mut found), retention).await {
+        match round(connection, known, &open, std::mem::take(&mut found), retention).await {
             Ok(answered) => answers.extend(answered),
             // What was written in the rounds before stays written.
             Err(error) if !answers.is_empty() => {
@@ -218,7 +216,6 @@ pub(super) async fn change(
 async fn round(
     connection: &mut PgConnection,
     known: &Known,
-    clock: &ServerClock,
     operations: &[&Operation],
     mut found: HashMap<JobId, Found>,
     retention: Duration,
@@ -226,12 +223,10 @@ async fn round(
     let guessed: HashSet<JobId> = found.keys().copied().collect();
     let unknown: Vec<_> =
         operations.iter().map(|operation| operation.job()).filter(|id| !guessed.contains(id)).collect();
-    let asked = Instant::now();
     let read = table::select_all(connection, &unknown).await?;
-    let now = match (read.last(), clock.now()) {
-        (Some((_, now)), _) => clock.hear(*now, asked),
-        (None, Some(now)) => now,
-        (None, None) => clock.hear(table::server_time(connection).await?, asked),
+    let now = match read.last() {
+        Some((_, now)) => *now,
+        None => table::server_time(connection).await?,
     };
     found.extend(read.into_iter().map(|(record, _)| (record.job.id, Found::stored(record))));
     let mut answers = HashMap::new();

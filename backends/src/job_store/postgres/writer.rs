@@ -23,7 +23,6 @@ use tokio::{
 use tracing::{error, warn};
 
 use super::{
-    clock::ServerClock,
     group::{self, Answer, Durability, Operation, repeated},
     known::Known,
 };
@@ -66,14 +65,12 @@ impl Writer {
     pub(super) fn start(database: PostgresDatabase, retention: Duration) -> Self {
         let limit = 3 * database.call_timeout();
         let known = Arc::new(Known::default());
-        let clock = Arc::new(ServerClock::default());
         let start = |durability| {
             std::array::from_fn(|_| {
                 let (requests, queue) = mpsc::channel(QUEUE);
                 let task = Task {
                     database: database.clone(),
                     known: Arc::clone(&known),
-                    clock: Arc::clone(&clock),
                     durability,
                     retention,
                     connection: None,
@@ -129,7 +126,6 @@ fn gone() -> PortError {
 struct Task {
     database: PostgresDatabase,
     known: Arc<Known>,
-    clock: Arc<ServerClock>,
     durability: Durability,
     retention: Duration,
     /// With when it was used last. None before the first group, and after one that left it in a state not worth guessing.
@@ -239,7 +235,7 @@ impl Task {
         let new: Vec<_> = operations.iter().filter_map(|operation| operation.new_job()).collect();
         let work = async {
             if new.is_empty() {
-                group::change(&mut connection, &self.known, &self.clock, operations, self.retention).await
+                group::change(&mut connection, &self.known, operations, self.retention).await
             } else {
                 group::accept(&mut connection, &new).await
             }
