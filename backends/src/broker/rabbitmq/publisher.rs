@@ -18,12 +18,6 @@ use super::wire::Parcel;
 const IN_FLIGHT: usize = 4_096;
 /// How many messages may wait to be sent.
 const WAITING: usize = 1_024;
-/// How many are sent together at most.
-const BATCH: usize = 64;
-/// Messages that come closer after each other than this wait for company, ...
-const BUSY: Duration = Duration::from_millis(10);
-/// ... for so long: RabbitMQ and both networks' ends are woken for what comes, not for each message.
-const LINGER: Duration = Duration::from_millis(2);
 
 /// Where a message goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,23 +113,15 @@ impl Task {
         let mut in_flight = FuturesUnordered::new();
         let mut batch = Vec::new();
         let mut last_news = Instant::now();
-        let mut last_sent = None;
         let mut look = tokio::time::interval((self.patience / 8).max(Duration::from_millis(10)));
         let mut gone = pin!(lost.cancelled());
         loop {
             tokio::select! {
                 () = &mut gone => return,
-                received = orders.recv_many(&mut batch, BATCH), if in_flight.len() < IN_FLIGHT => {
+                received = orders.recv_many(&mut batch, 64), if in_flight.len() < IN_FLIGHT => {
                     if received == 0 {
                         break;
                     }
-                    if last_sent.is_some_and(|sent: Instant| sent.elapsed() < BUSY) {
-                        tokio::time::sleep(LINGER).await;
-                        while batch.len() < BATCH && let Ok(order) = orders.try_recv() {
-                            batch.push(order);
-                        }
-                    }
-                    last_sent = Some(Instant::now());
                     if in_flight.is_empty() {
                         last_news = Instant::now();
                     }

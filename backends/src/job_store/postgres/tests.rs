@@ -15,7 +15,7 @@ use raglan_pipeline::{
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use sqlx::PgConnection;
 
-use super::{clock::ServerClock, known::Known, *};
+use super::{known::Known, *};
 use crate::database::{
     PostgresSettings, SqlxResultExt as _,
     postgres::scratch::{Scratch, Wire},
@@ -45,8 +45,7 @@ async fn change(
     operations: &[Operation],
 ) -> PortResult<Vec<PortResult<Answer>>> {
     let operations: Vec<_> = operations.iter().collect();
-    let (known, clock) = (Known::default(), ServerClock::default());
-    group::change(&mut database.connection().await?, &known, &clock, &operations, HOUR).await
+    group::change(&mut database.connection().await?, &Known::default(), &operations, HOUR).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -185,13 +184,13 @@ async fn what_was_written_is_told_whatever_fails_after_it() {
     assert!(matches!(&answers[..], [Ok(Answer::Accepted(Accepted::New(_))), Err(_)]), "{answers:?}");
     assert!(jobs.get(fresh.id).await.unwrap().is_some());
 
-    let (known, clock) = (Known::default(), ServerClock::default());
+    let known = Known::default();
     let mut taken = Vec::new();
     for _ in 0..2 {
         let job = accept(&jobs, a_query(JobId::generate())).await;
         let take = Operation::Take { id: job.id, stage: job.stage, lease: HOUR };
         let mut connection = database.connection().await.unwrap();
-        let mut answers = group::change(&mut connection, &known, &clock, &[&take], HOUR).await.unwrap();
+        let mut answers = group::change(&mut connection, &known, &[&take], HOUR).await.unwrap();
         match answers.remove(0).unwrap() {
             Answer::Taken(Taken::Yes(job)) => taken.push(job),
             other => panic!("{other:?}"),
@@ -205,7 +204,7 @@ async fn what_was_written_is_told_whatever_fails_after_it() {
     };
     let (first, second) = (fail(&taken[0]), fail(&taken[1]));
     let mut connection = database.connection().await.unwrap();
-    let answers = group::change(&mut connection, &known, &clock, &[&first, &second], HOUR).await.unwrap();
+    let answers = group::change(&mut connection, &known, &[&first, &second], HOUR).await.unwrap();
     assert!(matches!(&answers[..], [Err(_), Ok(Answer::Held(Some(_)))]), "{answers:?}");
 }
 
