@@ -76,7 +76,8 @@ impl Machine {
 
     /// How long no call is let through; none where one is.
     pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
-        self.next_probe(now).filter(|wait| self.watched || !wait.is_zero())
+        let probing = matches!(self.state, State::Probing { .. });
+        self.next_probe(now).filter(|wait| !wait.is_zero() || (self.watched && !probing))
     }
 
     /// How long until the other side may be tried; none where calls go through anyway.

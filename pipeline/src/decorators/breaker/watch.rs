@@ -79,6 +79,7 @@ mod tests {
     struct Part {
         well: AtomicBool,
         panics: AtomicBool,
+        hangs: AtomicBool,
         probes: AtomicU32,
     }
 
@@ -97,8 +98,8 @@ mod tests {
                 let part = Arc::clone(self);
                 Box::new(move || {
                     part.probes.fetch_add(1, Ordering::Relaxed);
-                    let result = part.call();
-                    Box::pin(async move { result })
+                    let (result, hangs) = (part.call(), part.hangs.load(Ordering::Relaxed));
+                    Box::pin(async move { if hangs { std::future::pending().await } else { result } })
                 })
             };
             breaker.call_watched(async { self.call() }, probe).await
@@ -162,6 +163,18 @@ mod tests {
         assert_eq!(part.probes(), 1);
         part.through(&breaker).await.unwrap();
         assert_eq!(breaker.state(), BreakerState::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_hangs_leaves_it_to_the_callers() {
+        let (part, breaker) = opened().await;
+        part.hangs.store(true, Ordering::Relaxed);
+        tokio::time::sleep(19 * SECOND).await;
+        assert!(matches!(part.through(&breaker).await, Err(BreakerError::Open { .. })));
+        tokio::time::sleep(2 * SECOND).await;
+        part.well.store(true, Ordering::Relaxed);
+        part.through(&breaker).await.unwrap();
+        assert_eq!((part.probes(), breaker.state()), (1, BreakerState::Closed));
     }
 
     #[tokio::test(start_paused = true)]
