@@ -113,8 +113,11 @@ impl CircuitBreaker {
         self: &Arc<Self>,
         call: impl Future<Output = Result<T, E>>,
     ) -> Result<T, BreakerError<E>> {
-        let permit = self.acquire().map_err(|retry_after| BreakerError::Open { retry_after })?;
-        self.attempt(permit, call).await.0
+        self.attempt(self.leave()?, call).await.0
+    }
+
+    fn leave<E>(self: &Arc<Self>) -> Result<Permit, BreakerError<E>> {
+        self.acquire().map_err(|retry_after| BreakerError::Open { retry_after })
     }
 
     /// Makes the call that there is leave for; true where its end opened the breaker.

@@ -15,7 +15,7 @@ use raglan_pipeline::{
 use redis::{PushInfo, PushKind, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{Notify, broadcast},
-    time::{Instant, MissedTickBehavior, interval_at, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
@@ -238,15 +238,10 @@ impl Shared {
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.settle(&mut connection, &mut heard).await?;
-            let leave = async {
-                match heard.leave_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let leave_at = heard.leave_at.unwrap_or_else(Instant::now);
             tokio::select! {
                 () = self.changed.notified() => {}
-                () = leave => {}
+                () = sleep_until(leave_at), if heard.leave_at.is_some() => {}
                 () = lost.cancelled() => return Err(silent("the connection for events was lost")),
                 _ = ping.tick() => {
                     in_time(redis::cmd("PING").query_async::<Value>(&mut connection)).await?;
@@ -359,4 +354,32 @@ async fn in_time<T>(answer: impl Future<Output = RedisResult<T>>) -> PortResult<
 
 fn silent(message: &str) -> PortError {
     PortError::new(ErrorKind::Unavailable, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_that_are_left_are_told_together_after_a_while_or_when_they_are_many() {
+        let jobs = |count| -> HashSet<JobId> { (0..count).map(|_| JobId::generate()).collect() };
+        let (mut heard, begun) = (Heard { jobs: jobs(3), ..Heard::default() }, Instant::now());
+        assert!(heard.those_to_leave(begun).is_empty());
+        let mut left = heard.jobs.clone().into_iter();
+        heard.leaving.extend(left.next());
+        assert!(heard.those_to_leave(begun).is_empty(), "the first waits for others");
+        heard.leaving.extend(left.next());
+        assert!(heard.those_to_leave(begun + LEAVE_WITHIN / 2).is_empty(), "and no longer for those");
+        assert_eq!(heard.those_to_leave(begun + LEAVE_WITHIN).len(), 2);
+        assert_eq!((heard.jobs.len(), heard.leaving.len(), heard.leave_at), (1, 0, None));
+
+        heard.leaving = jobs(AT_ONCE);
+        assert_eq!(heard.those_to_leave(begun).len(), AT_ONCE, "many do not wait");
+
+        // Somebody came back to the only one before its time.
+        heard.leaving = jobs(1);
+        assert!(heard.those_to_leave(begun).is_empty() && heard.leave_at.is_some());
+        heard.leaving.clear();
+        assert!(heard.those_to_leave(begun).is_empty() && heard.leave_at.is_none());
+    }
 }

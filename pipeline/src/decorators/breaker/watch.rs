@@ -1,6 +1,9 @@
 //! Finding out that a part is well again without making a caller wait for it.
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use tokio::time::Instant;
@@ -9,6 +12,9 @@ use super::{BreakerError, CircuitBreaker, Failure, Permit};
 
 /// Makes a call to the part behind a breaker again, as often as is wanted.
 pub type Probe<E> = Box<dyn Fn() -> BoxFuture<'static, Result<(), E>> + Send + Sync>;
+
+/// A probe whose end tells nothing (it was cancelled) is not made again sooner than this.
+const SOONEST: Duration = Duration::from_millis(100);
 
 impl CircuitBreaker {
     /// As [`Self::call`], but a call that opens the breaker leaves a probe behind. It is made in the background, once whenever a call would have been let
@@ -23,8 +29,7 @@ impl CircuitBreaker {
         call: impl Future<Output = Result<T, E>>,
         probe: impl FnOnce() -> Probe<E>,
     ) -> Result<T, BreakerError<E>> {
-        let permit = self.acquire().map_err(|retry_after| BreakerError::Open { retry_after })?;
-        let (result, opened) = self.attempt(permit, call).await;
+        let (result, opened) = self.attempt(self.leave()?, call).await;
         if opened {
             self.machine().watched(true);
             tokio::spawn(watch(Watcher(Arc::downgrade(self)), probe()));
@@ -48,7 +53,7 @@ async fn watch<E: Failure>(watcher: Watcher, probe: Probe<E>) {
     loop {
         let next = watcher.0.upgrade().and_then(|breaker| breaker.machine().next_probe(Instant::now()));
         let Some(wait) = next else { return };
-        tokio::time::sleep(wait).await;
+        tokio::time::sleep(wait.max(SOONEST)).await;
         let Some(breaker) = watcher.0.upgrade() else { return };
         let leave = breaker.machine().acquire_probe(Instant::now());
         if let Some(generation) = leave {
@@ -61,15 +66,12 @@ async fn watch<E: Failure>(watcher: Watcher, probe: Probe<E>) {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicBool, AtomicU32, Ordering},
-        time::Duration,
-    };
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use super::*;
     use crate::{
         decorators::breaker::{BreakerSettings, BreakerState},
-        ports::{ErrorKind, PortError},
+        ports::{ErrorKind, ModelError, PortError},
     };
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -175,6 +177,24 @@ mod tests {
         part.well.store(true, Ordering::Relaxed);
         part.through(&breaker).await.unwrap();
         assert_eq!((part.probes(), breaker.state()), (1, BreakerState::Closed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_tells_nothing_is_not_made_without_a_pause() {
+        let settings =
+            BreakerSettings { consecutive_failures: 1, open_for: SECOND, ..BreakerSettings::default() };
+        let (breaker, probes) = (CircuitBreaker::new("test", settings), Arc::new(AtomicU32::default()));
+        let counted = Arc::clone(&probes);
+        let probe = || -> Probe<ModelError> {
+            Box::new(move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+                Box::pin(async { Err(ModelError::Cancelled) })
+            })
+        };
+        let failed = breaker.call_watched::<(), _>(async { Err(ModelError::try_later("away")) }, probe).await;
+        assert!(matches!(failed, Err(BreakerError::Failed(_))));
+        tokio::time::sleep(2 * SECOND).await;
+        assert!((2..=12).contains(&probes.load(Ordering::Relaxed)), "{probes:?}");
     }
 
     #[tokio::test(start_paused = true)]

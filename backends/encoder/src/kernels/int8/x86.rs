@@ -10,23 +10,30 @@ use std::arch::x86_64::{
 
 use super::{super::PANEL, Product, QUAD};
 
-/// Runs tiles of each of these numbers of rows as long as so many are left, then of one; all for one strip of columns after the other.
-macro_rules! strips {
-    ($product:expr, $tile:ident, [$($rows:literal),+], $width:expr) => {
-        for column in (0..$product.columns).step_by($width) {
-            let mut row = 0;
-            $(
-                while row + $rows <= $product.rows {
-                    // SAFETY: the caller's promise; the rows and columns lie within the product.
-                    unsafe { $tile::<$rows>($product, row, column) };
-                    row += $rows;
-                }
-            )+
-            while row < $product.rows {
-                // SAFETY: as above.
-                unsafe { $tile::<1>($product, row, column) };
-                row += 1;
+/// Runs tiles of each of these numbers of rows on one strip of columns as long as so many are left, then of one.
+macro_rules! tiles {
+    ($product:expr, $tile:ident, [$($tall:literal),+], $rows:expr, $column:expr) => {
+        let mut row = 0;
+        $(
+            while row + $tall <= $rows {
+                // SAFETY: the caller's promise; the rows and columns lie within the product.
+                unsafe { $tile::<$tall>($product, row, $column) };
+                row += $tall;
             }
+        )+
+        while row < $rows {
+            // SAFETY: as above.
+            unsafe { $tile::<1>($product, row, $column) };
+            row += 1;
+        }
+    };
+}
+
+/// The same for one strip of columns after the other.
+macro_rules! strips {
+    ($product:expr, $tile:ident, $tall:tt, $width:expr) => {
+        for column in (0..$product.columns).step_by($width) {
+            tiles!($product, $tile, $tall, $product.rows, column);
         }
     };
 }
@@ -116,28 +123,18 @@ pub(super) unsafe fn avx2(product: &Product) {
         for (wide, narrow) in rows.iter_mut().zip(narrow) {
             *wide = u16::from(*narrow);
         }
+        // SAFETY: as above.
+        let block = Wide {
+            a: rows.as_ptr(),
+            b: panel.as_mut_ptr(),
+            depth,
+            out: unsafe { product.out.add(first * columns) },
+            columns,
+        };
         for column in (0..columns).step_by(PANEL) {
             // SAFETY: as above; the panel has room for one of this depth.
-            let wide = unsafe {
-                widen_panel(product.b.add(column * depth), depth, panel.as_mut_ptr());
-                let out = product.out.add(first * columns + column);
-                Wide { a: rows.as_ptr(), b: panel.as_ptr(), depth, out, columns }
-            };
-            let mut row = 0;
-            // SAFETY: as above.
-            unsafe {
-                while row + 6 <= count {
-                    avx2_tile::<6>(&wide, row);
-                    row += 6;
-                }
-                while row + 2 <= count {
-                    avx2_tile::<2>(&wide, row);
-                    row += 2;
-                }
-                if row < count {
-                    avx2_tile::<1>(&wide, row);
-                }
-            }
+            unsafe { widen_panel(product.b.add(column * depth), depth, block.b) };
+            tiles!(&block, avx2_tile, [6, 2], count, column);
         }
     }
 }
@@ -146,9 +143,9 @@ pub(super) unsafe fn avx2(product: &Product) {
 struct Wide {
     a: *const u16,
     /// For each two steps of depth, both weights of each column.
-    b: *const i16,
+    b: *mut i16,
     depth: usize,
-    /// The first row's first sum, with `columns` from row to row.
+    /// Rows of `columns` sums.
     out: *mut i32,
     columns: usize,
 }
@@ -180,7 +177,7 @@ unsafe fn widen_panel(panel: *const i8, depth: usize, to: *mut i16) {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn avx2_tile<const ROWS: usize>(product: &Wide, row: usize) {
+unsafe fn avx2_tile<const ROWS: usize>(product: &Wide, row: usize, column: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         let a = product.a.add(row * product.depth);
@@ -195,7 +192,7 @@ unsafe fn avx2_tile<const ROWS: usize>(product: &Wide, row: usize) {
             }
         }
         for (r, sums) in sums.iter().enumerate() {
-            let out = product.out.add((row + r) * product.columns).cast::<__m256i>();
+            let out = product.out.add((row + r) * product.columns + column).cast::<__m256i>();
             _mm256_storeu_si256(out, sums[0]);
             _mm256_storeu_si256(out.add(1), sums[1]);
         }
