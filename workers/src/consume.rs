@@ -88,14 +88,13 @@ impl Pool {
                 metrics::gauge!("raglan_stage_running", "stage" => stage).decrement(1.0);
                 drop((place, permit));
             });
-            while let Some(ended) = running.try_join_next() {
-                report(stage, ended);
-            }
+            reap(stage, running);
         }
     }
 
     async fn drain(&self, mut running: JoinSet<()>, abandon: &CancellationToken) {
         let stage = self.stage.as_str();
+        reap(stage, &mut running);
         if running.is_empty() {
             return;
         }
@@ -112,6 +111,13 @@ impl Pool {
                 report(stage, ended);
             }
         }
+    }
+}
+
+/// Takes out what has ended.
+fn reap(stage: &'static str, running: &mut JoinSet<()>) {
+    while let Some(ended) = running.try_join_next() {
+        report(stage, ended);
     }
 }
 
