@@ -35,7 +35,7 @@ use crate::redis_client::{Call, RedisClient};
 /// Adds events; see there.
 static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/append.lua")));
 
-/// A larger event is refused: it would hold up everything else in Redis.
+/// A larger event is left out: it would hold up everything else in Redis.
 const MAX_EVENT_BYTES: usize = 8 << 20;
 /// How many events are read at once: a reader that has fallen behind holds so many, and those of a fast model have many kilobytes each.
 const PAGE: usize = 32;
@@ -108,12 +108,16 @@ impl EventLog for RedisEventLog {
     async fn append_all(&self, job: JobId, floor: u64, events: Vec<NewEvent>) -> PortResult<u64> {
         // Nothing comes before it.
         let is_first = events.first().is_some_and(|event| event.kind == EventType::Queued);
-        let bodies = events.iter().map(wire::body).collect::<PortResult<Vec<_>>>()?;
-        let Some(largest) = bodies.iter().map(Vec::len).max() else {
-            return Err(PortError::new(ErrorKind::Invalid, "there are no events to be added to the log"));
-        };
-        if largest > MAX_EVENT_BYTES {
-            let message = format!("an event of {largest} bytes is too large for the log");
+        let mut bodies = events.iter().map(wire::body).collect::<PortResult<Vec<_>>>()?;
+        bodies.retain(|body| {
+            let fits = body.len() <= MAX_EVENT_BYTES;
+            if !fits {
+                warn!(job_id = %job, bytes = body.len(), "event is too large for the log and is left out");
+            }
+            fits
+        });
+        if bodies.is_empty() {
+            let message = "there are no events, or none small enough, to be added to the log";
             return Err(PortError::new(ErrorKind::Invalid, message));
         }
         let key = wire::key(self.log.client.prefix(), job);

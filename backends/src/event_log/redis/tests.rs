@@ -111,17 +111,18 @@ async fn events_live_as_long_as_they_are_told_to() {
 }
 
 #[tokio::test]
-async fn an_event_that_is_too_large_is_refused_and_harms_nothing() {
+async fn an_event_that_is_too_large_is_left_out_and_those_beside_it_are_kept() {
     let Some(corner) = Corner::of_test_server(
-        "event_log::redis::tests::an_event_that_is_too_large_is_refused_and_harms_nothing",
+        "event_log::redis::tests::an_event_that_is_too_large_is_left_out_and_those_beside_it_are_kept",
     ) else {
         return;
     };
     let log = log_of(corner.client());
     let job = JobId::generate();
     let large = NewEvent::now(EventType::Succeeded, json!({"text": "x".repeat(MAX_EVENT_BYTES)}));
-    assert_eq!(log.append(job, 0, large).await.unwrap_err().kind(), ErrorKind::Invalid);
-    assert_eq!(log.append(job, 0, queued()).await.unwrap(), 1);
+    assert_eq!(log.append(job, 0, large.clone()).await.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(log.append_all(job, 0, vec![queued(), large, queued()]).await.unwrap(), 2);
+    assert_eq!(log.read(job).await.unwrap().len(), 2);
 }
 
 #[tokio::test]
