@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use async_stream::stream;
 use futures::{Stream, StreamExt, stream::BoxStream};
-use moka::sync::Cache;
+use moka::{policy::EvictionPolicy, sync::Cache};
 use serde_json::Value;
 use tokio::time::{Instant, interval_at};
 use tracing::warn;
 
 use crate::{
+    apart::apart,
     domain::{Event, EventType, Job, JobId, Tenant, now},
     ports::{self, EventLog, JobStore, PortResult},
     submit::delta,
@@ -46,7 +47,12 @@ impl Follow {
     /// Follows jobs of this store through this log.
     #[must_use]
     pub fn new(jobs: Arc<dyn JobStore>, events: Arc<dyn EventLog>, views: Views) -> Self {
-        let accepted = Cache::builder().max_capacity(REMEMBERED).time_to_live(JUST_NOW).build();
+        let accepted = Cache::builder()
+            .max_capacity(REMEMBERED)
+            // When it is full the oldest goes, and not the one that is about to be followed.
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_live(JUST_NOW)
+            .build();
         Self { jobs, events, views, accepted }
     }
 
@@ -93,10 +99,22 @@ impl Follow {
         Ok(Some(Followed { ended, events }))
     }
 
+    /// Reads a job. Apart, as all that a stream asks for: it may be left alone at any point.
+    async fn job(&self, id: JobId) -> PortResult<Option<Job>> {
+        let jobs = Arc::clone(&self.jobs);
+        apart(async move { jobs.get(id).await }).await
+    }
+
+    /// The events of a job that are kept.
+    async fn kept(&self, id: JobId) -> PortResult<Vec<Event>> {
+        let events = Arc::clone(&self.events);
+        apart(async move { events.read(id).await }).await
+    }
+
     /// Whether the number that a reader has last is that of the final event.
     async fn has_had_the_end(&self, id: JobId, after: u64) -> bool {
         // A log that is down is as one that has lost everything: the job itself tells how it ends.
-        let kept = self.events.read(id).await.unwrap_or_else(|error| {
+        let kept = self.kept(id).await.unwrap_or_else(|error| {
             warn!(job_id = %id, %error, "events not read; following the job itself");
             Vec::new()
         });
@@ -147,7 +165,7 @@ impl Follow {
                         }
                         Some(ports::Followed::Missed { up_to }) => {
                             last = last.max(up_to);
-                            if let Ok(Some(job)) = self.jobs.get(id).await {
+                            if let Ok(Some(job)) = self.job(id).await {
                                 yield self.snapshot(&job, last).await;
                             }
                         }
@@ -157,7 +175,7 @@ impl Follow {
                         }
                     },
                     _ = recheck.tick() => {
-                        let job = match self.jobs.get(id).await {
+                        let job = match self.job(id).await {
                             Ok(Some(job)) => job,
                             // Removed: nothing will come any more.
                             Ok(None) => return,
@@ -169,7 +187,7 @@ impl Follow {
                         let Some(kind) = EventType::ending(job.status) else { continue };
                         // The event follows the commit by a moment; only when it has not come by the next look is it lost.
                         let long_ago = job.completed_at.is_some_and(|at| now() - at > delta(RECHECK));
-                        let kept = self.events.read(id).await.unwrap_or_default();
+                        let kept = self.kept(id).await.unwrap_or_default();
                         if !ended_at_last_look && !long_ago && !kept.is_empty() {
                             ended_at_last_look = true;
                             continue;
@@ -213,7 +231,7 @@ impl Follow {
     async fn snapshot(&self, job: &Job, seq: u64) -> Event {
         let text = match &job.result {
             Some(crate::domain::JobResult::Query(result)) => result.answer.clone(),
-            _ => text_so_far(&self.events.read(job.id).await.unwrap_or_default()),
+            _ => text_so_far(&self.kept(job.id).await.unwrap_or_default()),
         };
         let mut data = self.views.job_json(job);
         if let Value::Object(fields) = &mut data {

@@ -3,6 +3,7 @@
 //! This crate holds the domain, the ports and the stages. It names no driver and no HTTP framework; how things are
 //! stored, sent and computed is behind [`ports`], and which implementation is used is decided by whoever composes.
 
+pub mod apart;
 #[cfg(feature = "contract")]
 pub mod contract;
 pub mod decorators;

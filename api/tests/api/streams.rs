@@ -6,7 +6,7 @@ use axum::http::{Method, StatusCode};
 use futures::{SinkExt, StreamExt};
 use http_body_util::BodyExt;
 use raglan_api::{ApiSettings, StreamSettings};
-use raglan_pipeline::{domain::*, ports::*};
+use raglan_pipeline::{domain::*, follow::Follow, ports::*};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
@@ -218,6 +218,52 @@ async fn many_jobs_on_one_socket() {
         }
     };
     assert_eq!(code, CloseCode::Away);
+}
+
+/// Most clients follow a job as soon as it was accepted; the record is not asked for each of them, also where there are more than are remembered.
+#[tokio::test]
+async fn the_newest_jobs_are_followed_without_the_record() {
+    let world = World::new();
+    let lifecycle = &world.lifecycle;
+    let follow = Follow::new(lifecycle.jobs.clone(), lifecycle.events.clone(), lifecycle.views.clone());
+    let mut job = world.jobs.get(world.ask().await).await.unwrap().unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..12_000 {
+        // The record has none of these.
+        job.id = JobId::generate();
+        follow.accepted(&job);
+        ids.push(job.id);
+    }
+    for id in &ids[ids.len() - 500..] {
+        assert!(follow.follow(&job.tenant, *id, 0).await.unwrap().is_some(), "the record was asked for {id}");
+    }
+}
+
+/// What a socket says of its jobs is not asked for while it obeys a command: what is being read for them meanwhile must not stand still with
+/// the turn that the command waits for.
+#[tokio::test]
+async fn jobs_that_are_looked_up_while_others_are_subscribed_to_hold_nobody_up() {
+    let world = World::new();
+    let mut ids = Vec::new();
+    for _ in 0..50 {
+        let id = world.ask().await;
+        world.finish(id, "one").await;
+        // So each is read from the record, twice.
+        world.lifecycle.events.forget(id).await.unwrap();
+        ids.push(id);
+    }
+    let mut socket = connect(&world, "/v1/ws").await;
+    for id in &ids {
+        let command = json!({"op": "subscribe", "job_id": id, "after": 0});
+        socket.feed(Message::text(command.to_string())).await.unwrap();
+    }
+    socket.flush().await.unwrap();
+    let mut done = 0;
+    while done < ids.len() {
+        let frame = next(&mut socket).await.unwrap();
+        assert_ne!(frame["op"], "error", "{frame}");
+        done += usize::from(frame["op"] == "done");
+    }
 }
 
 #[tokio::test]

@@ -44,6 +44,7 @@ where
     readers_that_join_at_any_time_see_no_gap_and_no_repetition(large().await).await;
     a_slow_reader_holds_nobody_up_and_is_told_what_it_missed(fresh(Limits { events_per_job: 20 }).await)
         .await;
+    readers_that_are_left_alone_hold_up_no_other(large().await).await;
     what_is_forgotten_is_gone(large().await).await;
 }
 
@@ -322,6 +323,22 @@ pub async fn a_slow_reader_holds_nobody_up_and_is_told_what_it_missed(log: Arc<d
     let mut late = log.follow(job, numbers[0]).await.unwrap();
     assert!(matches!(next(&mut late).await, Followed::Missed { up_to } if up_to < kept[0]));
     assert_eq!(next_numbers(&mut late, kept.len()).await, kept);
+}
+
+pub async fn readers_that_are_left_alone_hold_up_no_other(log: Arc<dyn EventLog>) {
+    let job = JobId::generate();
+    let numbers = add(&*log, job, 100).await;
+    // Each has begun to read, and gets no further.
+    let mut left_alone = Vec::new();
+    for _ in 0..200 {
+        let mut stream = log.follow(job, 0).await.unwrap();
+        // What it said, if anything, is of no interest.
+        let _ = futures::poll!(stream.next());
+        left_alone.push(stream);
+    }
+    let mut stream = log.follow(job, 0).await.unwrap();
+    assert_eq!(next_numbers(&mut stream, numbers.len()).await, numbers);
+    drop(left_alone);
 }
 
 pub async fn what_is_forgotten_is_gone(log: Arc<dyn EventLog>) {

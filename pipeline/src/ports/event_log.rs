@@ -20,10 +20,11 @@ pub enum Followed {
 ///
 /// **Contract**
 /// - [`append`](Self::append) gives each event of a job a number higher than `floor` and than all before it, and returns the last of them. The events
-///   of one call come one after the other, all of them or none.
+///   of one call come one after the other, all of them or none; but one that is too large for the log is left out, and where no other is left the
+///   call fails with `Invalid`.
 /// - [`follow`](Self::follow) brings what is kept after `after`, then what comes, without a gap or a repetition between the two. A late reader gets the past.
 /// - The stream never ends by itself; the reader stops at a final event.
-/// - A slow reader never holds an appender up; it gets `Missed` and goes on with what is kept.
+/// - A slow reader never holds an appender or another reader up, also where its stream is not polled for long; it gets `Missed` and goes on with what is kept.
 /// - After the time to live (counted from the last event) a job's events may be forgotten.
 #[async_trait]
 pub trait EventLog: Send + Sync {

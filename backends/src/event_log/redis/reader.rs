@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use raglan_pipeline::{decorators::retry::Backoff, domain::JobId, ports::Followed};
+use raglan_pipeline::{apart::apart, decorators::retry::Backoff, domain::JobId, ports::Followed};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -64,12 +64,14 @@ impl Reader {
     }
 
     async fn read(&mut self) {
-        let page = match self.log.reading.acquire().await {
-            Ok(_turn) => self.log.page(self.job, self.cursor.saturating_add(1)).await,
-            // It is never closed.
-            Err(_) => std::future::pending().await,
-        };
-        match page {
+        let (log, job, from) = (Arc::clone(&self.log), self.job, self.cursor.saturating_add(1));
+        // Apart: a reader whose client reads nothing is not polled, and would keep its turn.
+        let page = apart(async move {
+            // The semaphore is never closed.
+            let _turn = log.reading.acquire().await;
+            log.page(job, from).await
+        });
+        match page.await {
             Ok(page) => {
                 self.failures = 0;
                 self.behind = page.len() == PAGE;
