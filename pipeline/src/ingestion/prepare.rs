@@ -1,13 +1,13 @@
 //! The first stage of ingestion: from an item of the manifest to the chunks that its document needs anew.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::{StreamExt, stream::FuturesUnordered};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
@@ -132,39 +132,68 @@ impl<'a> Prepare<'a> {
         tally: &Tally<'_>,
         ready: mpsc::Sender<Box<Ready>>,
     ) -> Result<(), StageError> {
-        let items = stream::iter(entries).map(async |entry| {
-            // The line for memory is stood in here, in the manifest's order, as this is first polled in that order.
-            let held = self.budget.memory.admit(entry.bytes.saturating_mul(EXPANSION)).await;
-            let prepared = self.item(&entry).await;
-            (entry, held, prepared)
-        });
-        let mut prepared = std::pin::pin!(items.buffer_unordered(AHEAD));
-        while let Some((entry, mut held, prepared)) = prepared.next().await {
-            match prepared? {
-                Prepared::Unchanged(document) => {
-                    tally.read(entry.bytes, 0);
-                    tally.unchanged(document.chunks);
-                }
-                Prepared::Done(receipt) => {
-                    tally.read(entry.bytes, 0);
-                    tally.done_before(&receipt);
-                }
-                Prepared::Failed(failure) => {
-                    tally.read(entry.bytes, 0);
-                    tally.failed(entry.number, failure);
-                }
-                Prepared::Ready(mut document) => {
-                    tally.read(entry.bytes, document.expected_tokens());
-                    held.set(document.footprint(self.dimension));
-                    document.held = Some(held);
-                    if ready.send(document).await.is_err() {
-                        // Who receives has failed, and tells of it.
-                        return Ok(());
+        let mut entries = entries.into_iter();
+        let mut working = FuturesUnordered::new();
+        let mut done = VecDeque::new();
+        loop {
+            while working.len() + done.len() < AHEAD
+                && let Some(entry) = entries.next()
+            {
+                working.push(self.admitted(entry));
+            }
+            // Those that are being worked on go on while nobody takes what is done: they may have what others wait for.
+            tokio::select! {
+                Some((entry, held, prepared)) = working.next() => {
+                    if let Some(document) = self.told(entry, held, prepared?, tally) {
+                        done.push_back(document);
                     }
                 }
+                place = ready.reserve(), if !done.is_empty() => match (place, done.pop_front()) {
+                    (Ok(place), Some(document)) => place.send(document),
+                    // Who receives has failed, and tells of it.
+                    _ => return Ok(()),
+                },
+                else => return Ok(()),
             }
         }
-        Ok(())
+    }
+
+    /// Stands in line for memory, and prepares an item. First polled in the manifest's order, so that the line is in that order.
+    async fn admitted(&self, entry: Entry) -> (Entry, Held, Result<Prepared, StageError>) {
+        let held = self.budget.memory.admit(entry.bytes.saturating_mul(EXPANSION)).await;
+        let prepared = self.item(&entry).await;
+        (entry, held, prepared)
+    }
+
+    /// Tells the tally what came of an item; gives what is to be written of it.
+    fn told(
+        &self,
+        entry: Entry,
+        mut held: Held,
+        prepared: Prepared,
+        tally: &Tally<'_>,
+    ) -> Option<Box<Ready>> {
+        match prepared {
+            Prepared::Unchanged(document) => {
+                tally.read(entry.bytes, 0);
+                tally.unchanged(document.chunks);
+            }
+            Prepared::Done(receipt) => {
+                tally.read(entry.bytes, 0);
+                tally.done_before(&receipt);
+            }
+            Prepared::Failed(failure) => {
+                tally.read(entry.bytes, 0);
+                tally.failed(entry.number, failure);
+            }
+            Prepared::Ready(mut document) => {
+                tally.read(entry.bytes, document.expected_tokens());
+                held.set(document.footprint(self.dimension));
+                document.held = Some(held);
+                return Some(document);
+            }
+        }
+        None
     }
 
     /// Reads and cuts one item, unless its document is as it would become.

@@ -1,5 +1,7 @@
 //! What overlaps, and what is bounded.
 
+use std::time::Duration;
+
 use raglan_pipeline::{domain::JobStatus, ingestion::IngestionLimits};
 
 use crate::{
@@ -36,6 +38,27 @@ async fn documents_are_embedded_while_those_before_them_are_written_and_publishe
     rig.documents.stages.arrivals(4).await;
     rig.documents.publishes.open();
     assert_eq!(job.end().await.unwrap().documents.created, 300);
+}
+
+/// What is being looked up when nobody takes what was prepared comes to its end, and does not keep the turn at the store that the writer needs.
+#[tokio::test]
+async fn documents_that_wait_to_be_embedded_hold_up_no_writing() {
+    let rig = Rig::new().await;
+    rig.embedder.gate.close();
+    let job = rig.begin(&small(0..500)).await;
+    // Everything between reading and embedding is full when no more is read for a while.
+    let mut read = 0;
+    while *rig.parser.parsed.borrow() > read {
+        read = *rig.parser.parsed.borrow();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(read < 500, "nothing is full");
+    rig.embedder.gate.allow(1);
+    // One call's documents are written while all others wait.
+    rig.documents.stages.arrivals(1).await;
+    reached(&rig.documents.published, |published| *published > 0).await;
+    rig.embedder.gate.open();
+    assert_eq!(job.end().await.unwrap().documents.created, 500);
 }
 
 #[tokio::test]

@@ -264,6 +264,8 @@ impl Replica for TestReplica {
 /// The real store, with gates before what changes documents.
 pub struct TestStore {
     pub inner: SqliteDocumentStore,
+    /// One looks a document up or writes some at a time, as over a single connection.
+    turn: tokio::sync::Mutex<()>,
     pub stages: Gate,
     pub publishes: Gate,
     /// Documents that were published.
@@ -276,6 +278,7 @@ impl TestStore {
     pub fn new(inner: SqliteDocumentStore) -> Self {
         Self {
             inner,
+            turn: tokio::sync::Mutex::default(),
             stages: Gate::default(),
             publishes: Gate::default(),
             published: watch::Sender::new(0),
@@ -292,6 +295,7 @@ impl DocumentStore for TestStore {
         collection: &Collection,
         external_id: &str,
     ) -> PortResult<DocumentId> {
+        let _turn = self.turn.lock().await;
         self.inner.resolve(tenant, collection, external_id).await
     }
 
@@ -317,6 +321,7 @@ impl DocumentStore for TestStore {
 
     async fn stage(&self, documents: Vec<StagedDocument>) -> PortResult<Vec<Staged>> {
         self.stages.pass().await;
+        let _turn = self.turn.lock().await;
         self.staged.lock().unwrap().push(documents.len());
         self.inner.stage(documents).await
     }
