@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use futures::{SinkExt, StreamExt, stream::SplitSink};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant as Moment, sleep_until},
 };
 use tokio_tungstenite::{
@@ -121,7 +121,10 @@ pub async fn run(jobs: &Jobs) -> anyhow::Result<()> {
             let at = begun + Duration::from_secs_f64(number as f64 / rate);
             sleep_until(Moment::from_std(at)).await;
         }
-        let place = places.clone().acquire_owned().await?;
+        let place = tokio::select! {
+            place = places.clone().acquire_owned() => place?,
+            ended = readers.join_next() => return Err(too_soon(ended)),
+        };
         let body = question(number, &jobs.pipeline, &jobs.collection);
         let (api, ledger) = (api.clone(), ledger.clone());
         let subscribe = subscribe[number % subscribe.len()].clone();
@@ -144,10 +147,7 @@ pub async fn run(jobs: &Jobs) -> anyhow::Result<()> {
     let all = u32::try_from(jobs.in_flight.max(1))?;
     tokio::select! {
         free = places.acquire_many(all) => drop(free?),
-        ended = readers.join_next() => match ended {
-            Some(ended) => bail!("a socket ended before its jobs: {:?}", ended?),
-            None => bail!("no socket is open"),
-        },
+        ended = readers.join_next() => return Err(too_soon(ended)),
     }
     let seconds = begun.elapsed().as_secs_f64();
     #[allow(clippy::cast_precision_loss)] // a count
@@ -187,6 +187,15 @@ pub async fn run(jobs: &Jobs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Why a socket ended before its jobs.
+fn too_soon(ended: Option<Result<anyhow::Result<()>, JoinError>>) -> anyhow::Error {
+    match ended {
+        Some(Ok(Err(error))) => error.context("a socket failed before its jobs had ended"),
+        Some(Err(error)) => error.into(),
+        Some(Ok(Ok(()))) | None => anyhow!("the server closed a socket before its jobs had ended"),
+    }
 }
 
 /// Opens the WebSocket at a path.
