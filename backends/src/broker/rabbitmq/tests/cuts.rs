@@ -31,6 +31,18 @@ async fn publish_until_accepted(broker: &RabbitMqBroker, envelope: &Envelope, de
     timeout(PATIENCE, accepted).await.expect("nothing is accepted any more");
 }
 
+/// Waits until so many messages have come that nobody took. What is still on its way when its subscription ends was delivered, for RabbitMQ. They
+/// may have gone back already, being unwanted; so it does not wait for long.
+async fn until_fetched(broker: &RabbitMqBroker, count: u64) {
+    let unsettled = &broker.client.queue(STAGE).unsettled;
+    let fetched = async {
+        while unsettled.load(Ordering::Relaxed) < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let _ = timeout(Duration::from_secs(2), fetched).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nothing_is_lost_when_the_connection_is_cut() {
     const MESSAGES: usize = 200;
@@ -163,6 +175,7 @@ async fn a_closed_broker_gives_back_what_it_fetched_and_refuses_the_rest() {
     let done = next(&mut consumer).await;
     sent.retain(|envelope| envelope != done.envelope());
     done.ack().await.unwrap();
+    until_fetched(&broker, sent.len() as u64).await;
     broker.close().await;
     assert!(consumer.next().await.is_err_and(|error| error.kind() == ErrorKind::Unavailable));
     assert!(broker.consume(STAGE).await.is_err());
