@@ -328,13 +328,17 @@ pub async fn a_slow_reader_holds_nobody_up_and_is_told_what_it_missed(log: Arc<d
 pub async fn readers_that_are_left_alone_hold_up_no_other(log: Arc<dyn EventLog>) {
     let job = JobId::generate();
     let numbers = add(&*log, job, 100).await;
-    // Each has begun to read, and gets no further.
     let mut left_alone = Vec::new();
     for _ in 0..200 {
-        let mut stream = log.follow(job, 0).await.unwrap();
-        // What it said, if anything, is of no interest.
-        let _ = futures::poll!(stream.next());
-        left_alone.push(stream);
+        left_alone.push(log.follow(job, 0).await.unwrap());
+    }
+    // Each is polled now and then, until it has begun to read, and gets no further. What it says, if anything, is of no interest.
+    for _ in 0..2 {
+        for stream in &mut left_alone {
+            let _ = futures::poll!(stream.next());
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(5 * MOMENT).await;
     }
     let mut stream = log.follow(job, 0).await.unwrap();
     assert_eq!(next_numbers(&mut stream, numbers.len()).await, numbers);

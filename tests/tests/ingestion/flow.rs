@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use raglan_pipeline::{domain::JobStatus, ingestion::IngestionLimits};
+use raglan_pipeline::{
+    domain::{Collection, JobStatus, Tenant},
+    ingestion::IngestionLimits,
+    ports::DocumentStore,
+};
+use tokio::time::timeout;
 
 use crate::{
-    parts::reached,
+    parts::{PATIENCE, reached},
     rig::{Rig, long, small},
 };
 
@@ -40,25 +45,27 @@ async fn documents_are_embedded_while_those_before_them_are_written_and_publishe
     assert_eq!(job.end().await.unwrap().documents.created, 300);
 }
 
-/// What is being looked up when nobody takes what was prepared comes to its end, and does not keep the turn at the store that the writer needs.
+/// What is being looked up when nobody takes what was prepared comes to its end, and does not keep its turn at the store.
 #[tokio::test]
-async fn documents_that_wait_to_be_embedded_hold_up_no_writing() {
+async fn documents_that_wait_to_be_embedded_keep_no_turn_at_the_store() {
     let rig = Rig::new().await;
+    // So nearly all that is being prepared stands in line for its look-up.
+    *rig.documents.lookup.lock().unwrap() = Duration::from_millis(1);
     rig.embedder.gate.close();
-    let job = rig.begin(&small(0..500)).await;
+    let job = rig.begin(&small(0..2_000)).await;
     // Everything between reading and embedding is full when no more is read for a while.
     let mut read = 0;
-    while *rig.parser.parsed.borrow() > read {
+    while read == 0 || *rig.parser.parsed.borrow() > read {
         read = *rig.parser.parsed.borrow();
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    assert!(read < 500, "nothing is full");
-    rig.embedder.gate.allow(1);
-    // One call's documents are written while all others wait.
-    rig.documents.stages.arrivals(1).await;
-    reached(&rig.documents.published, |published| *published > 0).await;
+    assert!(read < 2_000, "nothing is full");
+    let (tenant, collection) = (Tenant::default(), Collection::default());
+    let looked_up = rig.documents.resolve(&tenant, &collection, "of another job");
+    timeout(PATIENCE, looked_up).await.expect("its turn does not come").unwrap();
+    *rig.documents.lookup.lock().unwrap() = Duration::ZERO;
     rig.embedder.gate.open();
-    assert_eq!(job.end().await.unwrap().documents.created, 500);
+    assert_eq!(job.end().await.unwrap().documents.created, 2_000);
 }
 
 #[tokio::test]

@@ -266,6 +266,8 @@ pub struct TestStore {
     pub inner: SqliteDocumentStore,
     /// One looks a document up or writes some at a time, as over a single connection.
     turn: tokio::sync::Mutex<()>,
+    /// How long it takes to look one up.
+    pub lookup: Mutex<Duration>,
     pub stages: Gate,
     pub publishes: Gate,
     /// Documents that were published.
@@ -279,6 +281,7 @@ impl TestStore {
         Self {
             inner,
             turn: tokio::sync::Mutex::default(),
+            lookup: Mutex::default(),
             stages: Gate::default(),
             publishes: Gate::default(),
             published: watch::Sender::new(0),
@@ -296,6 +299,10 @@ impl DocumentStore for TestStore {
         external_id: &str,
     ) -> PortResult<DocumentId> {
         let _turn = self.turn.lock().await;
+        let lookup = *self.lookup.lock().unwrap();
+        if !lookup.is_zero() {
+            tokio::time::sleep(lookup).await;
+        }
         self.inner.resolve(tenant, collection, external_id).await
     }
 
