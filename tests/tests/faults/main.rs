@@ -51,7 +51,12 @@ async fn nothing_is_lost_or_done_twice_whatever_fails() {
         "| fault | jobs | lost | twice | not succeeded | webhooks wrong | half documents | first job after it (ms) | all ended (s) |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
-    for fault in Fault::all(scale()) {
+    let all = Fault::all(scale());
+    let names: Vec<_> = all.iter().map(|fault| fault.name()).collect();
+    if let Some(only) = &only {
+        assert!(names.contains(only), "RAGLAN_FAULTS_ONLY: there is no fault {only:?}, only {names:?}");
+    }
+    for fault in all {
         if only.as_ref().is_some_and(|only| *only != fault.name()) {
             continue;
         }
