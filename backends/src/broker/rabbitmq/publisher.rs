@@ -18,11 +18,6 @@ use super::wire::Parcel;
 const IN_FLIGHT: usize = 4_096;
 /// How many messages may wait to be sent.
 const WAITING: usize = 1_024;
-/// How many are sent together at most.
-const BATCH: usize = 256;
-/// So long after some were sent, others wait and then go together: RabbitMQ and both ends of the network are woken for what has come, not for
-/// each message. A message that comes alone never waits.
-const PAUSE: Duration = Duration::from_millis(2);
 
 /// Where a message goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,18 +115,13 @@ impl Task {
         let mut last_news = Instant::now();
         let mut look = tokio::time::interval((self.patience / 8).max(Duration::from_millis(10)));
         let mut gone = pin!(lost.cancelled());
-        let mut pause = pin!(tokio::time::sleep(Duration::ZERO));
-        let mut paused = false;
         loop {
             tokio::select! {
                 () = &mut gone => return,
-                () = &mut pause, if paused => paused = false,
-                received = orders.recv_many(&mut batch, BATCH), if !paused && in_flight.len() < IN_FLIGHT => {
+                received = orders.recv_many(&mut batch, 64), if in_flight.len() < IN_FLIGHT => {
                     if received == 0 {
                         break;
                     }
-                    pause.as_mut().reset(tokio::time::Instant::now() + PAUSE);
-                    paused = true;
                     if in_flight.is_empty() {
                         last_news = Instant::now();
                     }
