@@ -1,13 +1,15 @@
 //! `raglan serve`: everything in one process.
 
-use std::{collections::BTreeMap, ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap, convert::Infallible, ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc,
+};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use raglan_api::ApiKey;
 use raglan_pipeline::{domain::Tenant, secret::Secret};
 use rand::RngCore;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use url::Url;
@@ -85,17 +87,24 @@ pub async fn run(mut config: Config, serve: Serve) -> anyhow::Result<()> {
     };
     if !stopped {
         crate::print_line(&format!("ready http://{address}"))?;
-        hint(address, &config);
     }
+    let (taking_in, mut all_taken_in) = mpsc::channel::<Infallible>(1);
     for path in serve.docs.clone() {
         let connection = Connection { url: own_url(address)?, key: Some(own_key.clone()) };
         let memory =
             config.data_dir.join("sync").join(format!("{}.json", memory_name(&path, &serve.collection)));
         let sync = Sync::new(&Api::new(connection)?, &path, &serve.collection, "default", Some(memory));
-        beside.spawn(follow(path, sync, serve.watch, stop_api.clone()));
+        beside.spawn(follow(path, sync, serve.watch, taking_in.clone(), stop_api.clone()));
     }
-
+    drop(taking_in);
+    // Whoever asks sooner would be told that the documents say nothing.
+    let stopped = stopped
+        || tokio::select! {
+            _ = all_taken_in.recv() => false,
+            () = signals.stop() => true,
+        };
     if !stopped {
+        hint(address, &config);
         signals.stop().await;
     }
     info!("stopping");
@@ -157,8 +166,14 @@ fn hint(address: SocketAddr, config: &Config) {
     ));
 }
 
-/// Takes in a path, and follows it where that is wanted.
-async fn follow(path: PathBuf, mut sync: Sync, go_on: bool, stop: CancellationToken) {
+/// Takes in a path, lets go of `taking_in`, and follows the path where that is wanted.
+async fn follow(
+    path: PathBuf,
+    mut sync: Sync,
+    go_on: bool,
+    taking_in: mpsc::Sender<Infallible>,
+    stop: CancellationToken,
+) {
     let first = tokio::select! {
         first = sync.run() => first,
         () = stop.cancelled() => return,
@@ -168,6 +183,7 @@ async fn follow(path: PathBuf, mut sync: Sync, go_on: bool, stop: CancellationTo
         Ok(Some(_)) => {}
         Err(error) => error!(path = %path.display(), error = format!("{error:#}"), "documents not taken in"),
     }
+    drop(taking_in);
     if go_on && let Err(error) = watch(&path, &mut sync, &stop).await {
         error!(path = %path.display(), error = format!("{error:#}"), "folder not followed");
     }
