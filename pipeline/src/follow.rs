@@ -138,6 +138,8 @@ impl Follow {
             let mut ended_at_last_look = false;
             // A job that has ended before is told of at once where the log cannot.
             let told_by_log = live.is_some() && !job.status.is_final();
+            // How it ended is known then.
+            let mut ended = job.status.is_final().then(|| job.clone());
             let first_look = if told_by_log { RECHECK } else { Duration::ZERO };
             let mut recheck = interval_at(Instant::now() + first_look, RECHECK);
             let mut live = match live {
@@ -175,7 +177,11 @@ impl Follow {
                         }
                     },
                     _ = recheck.tick() => {
-                        let job = match self.job(id).await {
+                        let looked_up = match ended.take() {
+                            Some(job) => Ok(Some(job)),
+                            None => self.job(id).await,
+                        };
+                        let job = match looked_up {
                             Ok(Some(job)) => job,
                             // Removed: nothing will come any more.
                             Ok(None) => return,

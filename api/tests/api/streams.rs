@@ -6,7 +6,7 @@ use axum::http::{Method, StatusCode};
 use futures::{SinkExt, StreamExt};
 use http_body_util::BodyExt;
 use raglan_api::{ApiSettings, StreamSettings};
-use raglan_pipeline::{domain::*, follow::Follow, ports::*};
+use raglan_pipeline::{domain::*, ports::*};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
@@ -224,8 +224,7 @@ async fn many_jobs_on_one_socket() {
 #[tokio::test]
 async fn the_newest_jobs_are_followed_without_the_record() {
     let world = World::new();
-    let lifecycle = &world.lifecycle;
-    let follow = Follow::new(lifecycle.jobs.clone(), lifecycle.events.clone(), lifecycle.views.clone());
+    let follow = world.follow();
     let mut job = world.jobs.get(world.ask().await).await.unwrap().unwrap();
     let mut ids = Vec::new();
     for _ in 0..12_000 {
@@ -239,31 +238,21 @@ async fn the_newest_jobs_are_followed_without_the_record() {
     }
 }
 
-/// What a socket says of its jobs is not asked for while it obeys a command: what is being read for them meanwhile must not stand still with
-/// the turn that the command waits for.
-#[tokio::test]
-async fn jobs_that_are_looked_up_while_others_are_subscribed_to_hold_nobody_up() {
+/// A socket does not ask for what its jobs say while it does something else: what is being looked up for one of them meanwhile must not keep the
+/// turn that the next one waits for.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_is_looked_up_for_a_reader_who_is_busy_holds_up_no_other() {
     let world = World::new();
-    let mut ids = Vec::new();
-    for _ in 0..50 {
-        let id = world.ask().await;
-        world.finish(id, "one").await;
-        // What is not in the log is looked up in the record.
-        world.lifecycle.events.forget(id).await.unwrap();
-        ids.push(id);
-    }
-    let mut socket = connect(&world, "/v1/ws").await;
-    for id in &ids {
-        let command = json!({"op": "subscribe", "job_id": id, "after": 1});
-        socket.feed(Message::text(command.to_string())).await.unwrap();
-    }
-    socket.flush().await.unwrap();
-    let mut done = 0;
-    while done < ids.len() {
-        let frame = next(&mut socket).await.unwrap();
-        assert_ne!(frame["op"], "error", "{frame}");
-        done += usize::from(frame["op"] == "done");
-    }
+    let (follow, id) = (world.follow(), world.ask().await);
+    let tenant = world.jobs.get(id).await.unwrap().unwrap().tenant;
+    let mut left_alone = follow.follow(&tenant, id, 0).await.unwrap().unwrap().events;
+    assert_eq!(left_alone.next().await.unwrap().kind, EventType::Queued);
+    // It is polled as long as nothing comes, and last when it has just begun to look whether the job has ended.
+    assert!(futures::poll!(left_alone.next()).is_pending());
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert!(futures::poll!(left_alone.next()).is_pending());
+    let other = tokio::time::timeout(Duration::from_secs(10), follow.follow(&tenant, id, 1)).await;
+    assert!(other.expect("its turn does not come").unwrap().is_some());
 }
 
 #[tokio::test]

@@ -169,6 +169,12 @@ impl World {
         Self { router, submit, lifecycle, jobs, queues, blobs, deliveries, documents, shutdown, panics }
     }
 
+    /// Follows the same jobs as the API, and has seen none of them accepted.
+    pub fn follow(&self) -> Follow {
+        let Lifecycle { jobs, events, views, .. } = &*self.lifecycle;
+        Follow::new(jobs.clone(), events.clone(), views.clone())
+    }
+
     /// Sends a request; the response with its body still to come.
     pub async fn open(&self, mut request: Request<Body>) -> Response<Body> {
         request.headers_mut().entry(header::HOST).or_insert("localhost:8080".parse().unwrap());
