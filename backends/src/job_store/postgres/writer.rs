@@ -1,7 +1,7 @@
-//! A few tasks, each with a connection of its own, write jobs: each writes together what waits for it. A job is always written by the same one, so
-//! that what is asked for it in one of the two ways happens in order. Several, because a transaction takes its round trips and its flush however little it holds: while
-//! one waits for them the others go on. What must last and what need not (see [`Durability`]) have tasks apart, for a commit that need not last
-//! does not wait for the disk.
+//! Three tasks, each with a connection of its own, write jobs: one accepts them, one writes their ends, one what lies between. Each writes together what waits
+//! for it. A transaction takes its round trips and its flush however little it holds: two tasks for one of the three write twice as many, half as full, and
+//! what waits for them waits as long. Apart they are because a commit that need not last (see [`Durability`]) does not wait for the disk, and because one that is
+//! to last need not wait for another of another kind.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -31,9 +31,7 @@ use crate::database::{
     postgres::{TRUSTED, is_alive, late, part},
 };
 
-/// How many tasks write in each of the two ways.
-const WRITERS: usize = 2;
-/// How many operations wait for one of them at most; callers beyond these wait for a place.
+/// How many operations wait for a task at most; callers beyond these wait for a place.
 const QUEUE: usize = 2_048;
 /// How long a caller waits for a place before it is refused.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,14 +43,15 @@ const LINGER: Duration = Duration::from_millis(2);
 /// The writer's end for callers.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
-    promised: Tasks,
-    passing: Tasks,
+    /// Accepts jobs.
+    accepting: mpsc::Sender<Request>,
+    /// Writes what else must last.
+    ending: mpsc::Sender<Request>,
+    /// Writes what need not.
+    passing: mpsc::Sender<Request>,
     /// How long an operation may take once it has a place: the group before it, its own, and one of it alone.
     limit: Duration,
 }
-
-/// The ways to the tasks of one kind.
-type Tasks = [mpsc::Sender<Request>; WRITERS];
 
 #[derive(Debug)]
 struct Request {
@@ -66,32 +65,35 @@ impl Writer {
         let limit = 3 * database.call_timeout();
         let known = Arc::new(Known::default());
         let start = |durability| {
-            std::array::from_fn(|_| {
-                let (requests, queue) = mpsc::channel(QUEUE);
-                let task = Task {
-                    database: database.clone(),
-                    known: Arc::clone(&known),
-                    durability,
-                    retention,
-                    connection: None,
-                    queue,
-                    waiting: VecDeque::new(),
-                    busy: false,
-                };
-                tokio::spawn(task.run());
-                requests
-            })
+            let (requests, queue) = mpsc::channel(QUEUE);
+            let task = Task {
+                database: database.clone(),
+                known: Arc::clone(&known),
+                durability,
+                retention,
+                connection: None,
+                queue,
+                waiting: VecDeque::new(),
+                busy: false,
+            };
+            tokio::spawn(task.run());
+            requests
         };
-        Self { promised: start(Durability::Promised), passing: start(Durability::Passing), limit }
+        Self {
+            accepting: start(Durability::Promised),
+            ending: start(Durability::Promised),
+            passing: start(Durability::Passing),
+            limit,
+        }
     }
 
-    /// The task for an operation: by the random part of its job's id.
+    /// The task for an operation.
     fn task(&self, operation: &Operation) -> &mpsc::Sender<Request> {
-        let tasks = match operation.durability() {
-            Durability::Promised => &self.promised,
-            Durability::Passing => &self.passing,
-        };
-        &tasks[usize::from(operation.job().0.as_bytes()[15]) % WRITERS]
+        match (operation, operation.durability()) {
+            (Operation::Accept(_), _) => &self.accepting,
+            (_, Durability::Promised) => &self.ending,
+            (_, Durability::Passing) => &self.passing,
+        }
     }
 
     /// Does an operation, once with those that wait beside it, and picks its answer out.
@@ -140,14 +142,10 @@ struct Task {
 impl Task {
     async fn run(mut self) {
         while let Some(group) = self.gather().await {
-            let is_new = |request: &Request| matches!(request.operation, Operation::Accept(_));
-            let (new, changes): (Vec<_>, Vec<_>) = group.into_iter().partition(is_new);
-            for group in [new, changes] {
-                // A panic in one group must not take the writer from all others. Its callers see that there is no answer.
-                if AssertUnwindSafe(self.write(group)).catch_unwind().await.is_err() {
-                    error!("a write to the database panicked");
-                    self.connection = None;
-                }
+            // A panic in one group must not take the writer from all others. Its callers see that there is no answer.
+            if AssertUnwindSafe(self.write(group)).catch_unwind().await.is_err() {
+                error!("a write to the database panicked");
+                self.connection = None;
             }
         }
         if let Some((connection, _)) = self.connection {
@@ -223,7 +221,7 @@ impl Task {
         }
     }
 
-    /// Does operations together: accepts, or changes. After an error the connection is gone, or fit for the next.
+    /// Does operations together: all of them accept, or none does. After an error the connection is gone, or fit for the next.
     async fn perform(&mut self, operations: &[&Operation]) -> PortResult<Vec<PortResult<Answer>>> {
         if operations.is_empty() {
             return Ok(Vec::new());
