@@ -19,7 +19,7 @@ pub struct RedisSettings {
     /// What every key, channel and connection name begins with: 1 to 64 of `a-z A-Z 0-9 . _ -`. Installations that share a Redis have one each.
     pub prefix: String,
     /// How many connections carry the commands of this process, all callers' at once; 0 is as 1. Of a cluster so many a node. One more
-    /// hears events.
+    /// hears events. On fewer connections more commands go together, which costs this process and Redis less; on more, a large value holds fewer others up.
     pub connections: usize,
     /// How long opening a connection may take, finding the master included.
     pub connect_timeout: Duration,
@@ -32,7 +32,7 @@ impl Default for RedisSettings {
         Self {
             url: Secret::new("redis://127.0.0.1:6379"),
             prefix: "raglan".to_owned(),
-            connections: 4,
+            connections: 1,
             connect_timeout: Duration::from_secs(2),
             command_timeout: Duration::from_millis(500),
         }
