@@ -54,7 +54,7 @@ pub(crate) enum Call {
 
 /// A Redis: one server, the master that sentinels name, or a cluster.
 ///
-/// All callers share a few connections, on which commands follow each other without waiting for answers. Calls about the same thing take the same
+/// All callers share one connection or a few, on which commands follow each other without waiting for answers. Calls about the same thing take the same
 /// connection, so they are carried out in the order they were made.
 pub struct RedisClient {
     target: Arc<Target>,

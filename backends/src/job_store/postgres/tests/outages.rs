@@ -100,29 +100,63 @@ async fn a_caller_that_left_before_its_turn_changes_nothing() {
     let database = PostgresDatabase::open(scratch.named_settings(&name)).await.unwrap();
     let jobs = Arc::new(PostgresJobStore::new(database.clone(), HOUR));
     let held = accept(&*jobs, a_query(JobId::generate())).await;
-    let left = a_query(JobId::generate());
-    // The writer waits for the row that this transaction has; a call that comes meanwhile waits for its turn.
+    let left = accept(&*jobs, a_query(JobId::generate())).await;
+    // The task that writes ends waits for the row that this transaction has; a call that comes meanwhile waits for its turn.
     let waits = database
         .transaction(async |connection: &mut PgConnection| {
-            sqlx::query("SELECT FROM jobs WHERE id = $1 FOR UPDATE")
-                .bind(held.id.0)
-                .execute(&mut *connection)
-                .await
-                .port()?;
-            let waits = tokio::spawn({
-                let (jobs, held) = (Arc::clone(&jobs), held.clone());
-                async move { jobs.take(held.id, held.stage, HOUR).await }
-            });
-            until_somebody_waits(&database, &name).await;
-            assert!(jobs.accept(left.clone()).now_or_never().is_none());
+            let waits = end_while_locked(&jobs, &held, &database, &name, connection).await?;
+            assert!(jobs.end(left.id, Ending::Cancel).now_or_never().is_none());
             Ok(waits)
         })
         .await
         .unwrap();
-    assert!(matches!(waits.await.unwrap().unwrap(), Taken::Yes(_)));
+    assert!(matches!(waits.await.unwrap().unwrap(), Ended::Now(_)));
     let stays = accept(&*jobs, a_query(JobId::generate())).await;
-    assert!(jobs.get(stays.id).await.unwrap().is_some());
-    assert_eq!(jobs.get(left.id).await.unwrap(), None);
+    assert!(matches!(jobs.end(stays.id, Ending::Cancel).await.unwrap(), Ended::Now(_)));
+    assert_eq!(jobs.get(left.id).await.unwrap(), Some(left));
+}
+
+#[tokio::test]
+async fn an_end_that_is_held_up_holds_up_no_acceptance_and_no_worker() {
+    let Some(scratch) = scratch("an_end_that_is_held_up_holds_up_no_acceptance_and_no_worker").await else {
+        return;
+    };
+    let name = format!("apart {}", JobId::generate());
+    let database = PostgresDatabase::open(scratch.named_settings(&name)).await.unwrap();
+    let jobs = Arc::new(PostgresJobStore::new(database.clone(), HOUR));
+    let held = accept(&*jobs, a_query(JobId::generate())).await;
+    let waits = database
+        .transaction(async |connection: &mut PgConnection| {
+            let waits = end_while_locked(&jobs, &held, &database, &name, connection).await?;
+            for _ in 0..8 {
+                let new = accept(&*jobs, a_query(JobId::generate())).await;
+                assert!(matches!(jobs.take(new.id, new.stage, HOUR).await?, Taken::Yes(_)));
+            }
+            assert!(!waits.is_finished(), "it was held up all the while");
+            Ok(waits)
+        })
+        .await
+        .unwrap();
+    assert!(matches!(waits.await.unwrap().unwrap(), Ended::Now(_)));
+}
+
+/// Locks a job's row in this transaction and has the job ended: until the transaction ends, that waits.
+async fn end_while_locked(
+    jobs: &Arc<PostgresJobStore>,
+    job: &Job,
+    database: &PostgresDatabase,
+    name: &str,
+    connection: &mut PgConnection,
+) -> PortResult<tokio::task::JoinHandle<PortResult<Ended>>> {
+    sqlx::query("SELECT FROM jobs WHERE id = $1 FOR UPDATE")
+        .bind(job.id.0)
+        .execute(connection)
+        .await
+        .port()?;
+    let (jobs, id) = (Arc::clone(jobs), job.id);
+    let waits = tokio::spawn(async move { jobs.end(id, Ending::Cancel).await });
+    until_somebody_waits(database, name).await;
+    Ok(waits)
 }
 
 /// Until a statement in a connection of this name waits for a lock.
