@@ -14,7 +14,7 @@ use raglan_pipeline::{
     submit::delta,
 };
 use rand::Rng;
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::watch, task::coop::unconstrained, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
@@ -190,7 +190,9 @@ impl JobWorker {
         }
         let work = AssertUnwindSafe(self.work.run(job, context)).catch_unwind();
         tokio::pin!(work);
-        let left = (job.deadline - now()).to_std().unwrap_or_default();
+        // A stage that always has something to do, a generator whose words come faster than they are taken, uses up what tokio lets a task do at one turn, and
+        // is asked first at the next: what could stop it must not depend on what it leaves.
+        let stopped = unconstrained(self.stopped(job, held, reports, abandon));
         let stopped = tokio::select! {
             biased;
             done = &mut work => {
@@ -200,14 +202,28 @@ impl JobWorker {
                 }
                 return Ok(done);
             }
-            () = self.keep_lease(job, held, reports) => Stopped::Lost,
-            () = self.until_ended(job) => Stopped::Lost,
-            () = tokio::time::sleep(left) => Stopped::Deadline,
-            () = abandon.cancelled() => Stopped::Shutdown,
+            stopped = stopped => stopped,
         };
         context.cancel.cancel();
         let _ = tokio::time::timeout(LEAVE, work).await;
         Err(stopped)
+    }
+
+    /// Keeps the lease until the work must stop, and says why it must.
+    async fn stopped(
+        &self,
+        job: &Job,
+        held: bool,
+        reports: watch::Receiver<Report>,
+        abandon: &CancellationToken,
+    ) -> Stopped {
+        let left = (job.deadline - now()).to_std().unwrap_or_default();
+        tokio::select! {
+            () = self.keep_lease(job, held, reports) => Stopped::Lost,
+            () = self.until_ended(job) => Stopped::Lost,
+            () = tokio::time::sleep(left) => Stopped::Deadline,
+            () = abandon.cancelled() => Stopped::Shutdown,
+        }
     }
 
     /// Writes how far the stage has come at its end: the last report may have come after the last heartbeat, and there is none after it.

@@ -89,10 +89,32 @@ impl JobStage for Endless {
     }
 }
 
+/// As endless, and never waits for anything: whenever it is asked it works for as long as it is let.
+struct Restless;
+
+#[async_trait]
+impl JobStage for Restless {
+    async fn run(&self, _job: &Job, context: &StageContext) -> Result<Outcome, StageError> {
+        while !context.cancel.is_cancelled() {
+            tokio::task::coop::consume_budget().await;
+        }
+        Err(StageError::Cancelled)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_stage_keeps_its_lease_and_a_cancel_reaches_it() {
+    keeps_its_lease_and_hears_of_a_cancel(Arc::new(Endless)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stage_that_never_waits_keeps_its_lease_and_a_cancel_reaches_it() {
+    keeps_its_lease_and_hears_of_a_cancel(Arc::new(Restless)).await;
+}
+
+async fn keeps_its_lease_and_hears_of_a_cancel(stage: Arc<dyn JobStage>) {
     let mut world = World::new(short()).await;
-    world.replace(Stage::Retrieval, Arc::new(Endless));
+    world.replace(Stage::Retrieval, stage);
     world.start(&Role::ALL);
     let id = world.ask("For how long?").await;
     // Several leases later it is still the first attempt: the heartbeat kept it.
