@@ -15,7 +15,10 @@ use sqlx::{
 
 pub(in crate::database) use self::error::meaning;
 use self::writer::Writer;
-use super::error::{SqlxResultExt as _, from_migration};
+use super::{
+    error::{SqlxResultExt as _, from_migration},
+    migrations,
+};
 
 /// How many reads run at once; more wait.
 const READERS: u32 = 4;
@@ -23,8 +26,6 @@ const READERS: u32 = 4;
 const READER_PATIENCE: Duration = Duration::from_secs(10);
 /// How long SQLite waits for another process's lock. Raglan itself has one writer and never waits.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/sqlite");
 
 /// An open database, shared by the stores over it. Cheap to clone.
 ///
@@ -59,7 +60,7 @@ impl SqliteDatabase {
         }
         let options = connect_options(path);
         let mut connection = options.connect().await.port()?;
-        MIGRATIONS.run(&mut connection).await.map_err(from_migration)?;
+        migrations::SQLITE.run(&mut connection).await.map_err(from_migration)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(READER_PATIENCE)

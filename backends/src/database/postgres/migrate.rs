@@ -9,9 +9,8 @@ use super::{PostgresDatabase, PostgresSettings, connection, quoted};
 use crate::database::{
     SqlxResultExt as _,
     error::{from_migration, newer},
+    migrations,
 };
-
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/postgres");
 
 impl PostgresDatabase {
     /// Makes the schema where it is missing and brings its tables up to date. Any number of processes may do so at once:
@@ -34,7 +33,7 @@ impl PostgresDatabase {
             ensure_schema(&mut connection, schema).await?;
         }
         drop(connection);
-        let done = MIGRATIONS.run(&pool).await.map_err(from_migration);
+        let done = migrations::POSTGRES.run(&pool).await.map_err(from_migration);
         // With the connection goes the lock, should it be held yet.
         pool.close().await;
         done
@@ -84,7 +83,8 @@ impl PostgresDatabase {
             .iter()
             .map(|(version, checksum, success)| (*version, (checksum.as_slice(), *success)))
             .collect();
-        let ours: BTreeMap<_, _> = MIGRATIONS.iter().map(|ours| (ours.version, &*ours.checksum)).collect();
+        let ours: BTreeMap<_, _> =
+            migrations::POSTGRES.iter().map(|ours| (ours.version, &*ours.checksum)).collect();
         if applied.is_empty() {
             return Err(invalid("the database has no tables yet; migrate it"));
         }
