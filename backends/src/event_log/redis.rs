@@ -25,11 +25,7 @@ use redis::{Script, cmd};
 use tokio::sync::Semaphore;
 use tracing::warn;
 
-use self::{
-    hub::Hub,
-    reader::Reader,
-    wire::{Entry, Listed},
-};
+use self::{hub::Hub, reader::Reader, wire::Listed};
 use crate::redis_client::{Call, RedisClient};
 
 /// Adds events; see there.
@@ -37,7 +33,7 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("red
 
 /// A larger event is left out: it would hold up everything else in Redis.
 const MAX_EVENT_BYTES: usize = 8 << 20;
-/// How many events are read at once: a reader that has fallen behind holds so many, and those of a fast model have many kilobytes each.
+/// How many events are read at once, at most.
 const PAGE: usize = 32;
 /// How many readers read their streams at once; when a connection comes back, all want to.
 const READERS_AT_ONCE: usize = 64;
@@ -90,16 +86,15 @@ impl RedisEventLog {
 }
 
 impl Log {
-    /// The events of a job from number `from` on, at most [`PAGE`] of them.
-    async fn page(&self, job: JobId, from: u64) -> PortResult<Vec<Entry>> {
+    /// The events of a job from number `from` on, at most so many of them, as Redis lists them.
+    async fn page(&self, job: JobId, from: u64, most: usize) -> PortResult<Vec<Listed>> {
         let key = wire::key(self.client.prefix(), job);
         let range = |_| {
             Call::Command(
-                cmd("XRANGE").arg(&key).arg(format!("{from}-0")).arg("+").arg("COUNT").arg(PAGE).take(),
+                cmd("XRANGE").arg(&key).arg(format!("{from}-0")).arg("+").arg("COUNT").arg(most).take(),
             )
         };
-        let listed: Vec<Listed> = self.client.call(&key, range).await?;
-        listed.into_iter().map(|listed| wire::entry(job, listed)).collect()
+        self.client.call(&key, range).await
     }
 }
 
@@ -147,9 +142,11 @@ impl EventLog for RedisEventLog {
     async fn read(&self, job: JobId) -> PortResult<Vec<Event>> {
         let (mut events, mut from) = (Vec::new(), 0);
         loop {
-            let page = self.log.page(job, from).await?;
-            let (size, last) = (page.len(), page.last().map(|entry| entry.seq));
-            for entry in page {
+            let page = self.log.page(job, from, PAGE).await?;
+            let (size, mut last) = (page.len(), None);
+            for listed in page {
+                let entry = wire::entry(job, listed)?;
+                last = Some(entry.seq);
                 match entry.linked {
                     Some(linked) => events.push(linked.event),
                     None => warn!(job_id = %job, seq = entry.seq, "event cannot be read"),

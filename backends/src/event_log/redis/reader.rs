@@ -2,20 +2,30 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use raglan_pipeline::{apart::apart, decorators::retry::Backoff, domain::JobId, ports::Followed};
+use raglan_pipeline::{
+    apart::apart,
+    decorators::retry::Backoff,
+    domain::JobId,
+    ports::{Followed, PortResult},
+};
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::{
     Log, PAGE,
     hub::{Member, Signal},
-    wire::{Entry, Linked},
+    wire::{self, Entry, Linked, Listed},
 };
 
 /// How long a reader waits for its job to be heard before it reads the past. When it is heard, it reads again.
 const HEARD_WITHIN: Duration = Duration::from_millis(250);
 /// A reader that hears nothing for so long reads: a part of a cluster may have been cut off from the node that is listened to.
 const SILENCE: Duration = Duration::from_secs(15);
+/// A reader holds about so many bytes of events that its client has not taken, and one event beyond them: those of a fast model have many kilobytes each, and a
+/// client may take nothing for long.
+const HELD: usize = 64 << 10;
+/// How many events are read first, while nobody knows how large they are: more than a short job has.
+const FIRST: usize = 8;
 /// How long to wait before a read that failed is made again.
 const BACKOFF: Backoff =
     Backoff { base: Duration::from_millis(100), factor: 2.0, max: Duration::from_secs(2) };
@@ -27,8 +37,10 @@ pub(super) struct Reader {
     job: JobId,
     /// The number of the last event that was taken or missed.
     cursor: u64,
-    /// What was taken and not yet asked for, at most a page of events.
+    /// What was taken and not yet asked for, see [`HELD`].
     ready: VecDeque<Followed>,
+    /// How many events to read next: as many as could be held of the size of the last, so that little is read in vain.
+    page: usize,
     /// Whether the stream may have more than was heard.
     behind: bool,
     /// Reads in a row that failed.
@@ -37,7 +49,16 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(log: Arc<Log>, member: Member, job: JobId, after: u64) -> Self {
-        Self { log, member, job, cursor: after, ready: VecDeque::new(), behind: true, failures: 0 }
+        Self {
+            log,
+            member,
+            job,
+            cursor: after,
+            ready: VecDeque::new(),
+            page: FIRST,
+            behind: true,
+            failures: 0,
+        }
     }
 
     /// What comes next.
@@ -64,17 +85,24 @@ impl Reader {
     }
 
     async fn read(&mut self) {
-        let (log, job, from) = (Arc::clone(&self.log), self.job, self.cursor.saturating_add(1));
+        let (log, job, from, most) =
+            (Arc::clone(&self.log), self.job, self.cursor.saturating_add(1), self.page);
         // Apart: a reader whose client reads nothing is not polled, and would keep its turn.
         let page = apart(async move {
             // The semaphore is never closed.
             let _turn = log.reading.acquire().await;
-            log.page(job, from).await
+            let listed = log.page(job, from, most).await?;
+            let (read, (fits, bytes)) = (listed.len(), fits(&listed));
+            let held = listed.into_iter().take(fits).map(|listed| wire::entry(job, listed));
+            PortResult::Ok((read, bytes, held.collect::<PortResult<Vec<_>>>()?))
         });
         match page.await {
-            Ok(page) => {
+            Ok((read, bytes, page)) => {
                 self.failures = 0;
-                self.behind = page.len() == PAGE;
+                self.behind = page.len() < read || read == most;
+                if let Some(mean) = bytes.checked_div(page.len()) {
+                    self.page = (HELD / mean.max(1)).clamp(1, PAGE);
+                }
                 for entry in page {
                     self.take(entry);
                 }
@@ -119,4 +147,17 @@ impl Reader {
         }
         self.cursor = seq;
     }
+}
+
+/// How many of these events a reader may hold, one at least, and their bytes.
+fn fits(listed: &[Listed]) -> (usize, usize) {
+    let (mut count, mut bytes) = (0, 0);
+    for (_, fields) in listed {
+        if bytes >= HELD {
+            break;
+        }
+        count += 1;
+        bytes += fields.iter().map(Vec::len).sum::<usize>();
+    }
+    (count, bytes)
 }
