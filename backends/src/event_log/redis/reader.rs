@@ -161,3 +161,19 @@ fn fits(listed: &[Listed]) -> (usize, usize) {
     }
     (count, bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_holds_as_many_events_as_fit_and_one_at_least() {
+        let listed = |bytes: &[usize]| -> Vec<Listed> {
+            bytes.iter().map(|bytes| ("1-0".to_owned(), vec![vec![0; *bytes]])).collect()
+        };
+        assert_eq!(fits(&[]), (0, 0));
+        assert_eq!(fits(&listed(&[100; 8])), (8, 800));
+        assert_eq!(fits(&listed(&[2 * HELD, 1])), (1, 2 * HELD));
+        assert_eq!(fits(&listed(&[HELD - 1, HELD, 1])), (2, 2 * HELD - 1));
+    }
+}
