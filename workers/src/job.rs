@@ -190,9 +190,9 @@ impl JobWorker {
         }
         let work = AssertUnwindSafe(self.work.run(job, context)).catch_unwind();
         tokio::pin!(work);
-        // A stage that always has something to do, a generator whose words come faster than they are taken, uses up what tokio lets a task do at one turn, and
-        // is asked first at the next: what could stop it must not depend on what it leaves.
-        let stopped = unconstrained(self.stopped(job, held, reports, abandon));
+        // A stage that always has something to do, such as a generator whose words come faster than they are taken, uses up what tokio lets a task do at one
+        // turn, and is asked first at the next: what could stop it must not depend on what it leaves.
+        let until_stopped = unconstrained(self.until_stopped(job, held, reports, abandon));
         let stopped = tokio::select! {
             biased;
             done = &mut work => {
@@ -202,7 +202,7 @@ impl JobWorker {
                 }
                 return Ok(done);
             }
-            stopped = stopped => stopped,
+            stopped = until_stopped => stopped,
         };
         context.cancel.cancel();
         let _ = tokio::time::timeout(LEAVE, work).await;
@@ -210,7 +210,7 @@ impl JobWorker {
     }
 
     /// Keeps the lease until the work must stop, and says why it must.
-    async fn stopped(
+    async fn until_stopped(
         &self,
         job: &Job,
         held: bool,

@@ -126,6 +126,26 @@ async fn an_event_that_is_too_large_is_left_out_and_those_beside_it_are_kept() {
 }
 
 #[tokio::test]
+async fn events_that_a_reader_cannot_hold_together_all_come_one_after_the_other() {
+    let Some(corner) = Corner::of_test_server(
+        "event_log::redis::tests::events_that_a_reader_cannot_hold_together_all_come_one_after_the_other",
+    ) else {
+        return;
+    };
+    let log = log_of(corner.client());
+    let job = JobId::generate();
+    let mut numbers = add(&*log, job, 3).await;
+    for _ in 0..12 {
+        let large = NewEvent::now(EventType::AnswerDelta, json!({"text": "x".repeat(50 << 10)}));
+        numbers.push(log.append(job, 0, large).await.unwrap());
+    }
+    numbers.extend(add(&*log, job, PAGE).await);
+    let mut stream = log.follow(job, 0).await.unwrap();
+    assert_eq!(next_numbers(&mut stream, numbers.len()).await, numbers);
+    assert_quiet(&mut stream).await;
+}
+
+#[tokio::test]
 async fn all_pages_of_a_long_log_are_read() {
     let Some(corner) = Corner::of_test_server("event_log::redis::tests::all_pages_of_a_long_log_are_read")
     else {
