@@ -92,18 +92,16 @@ impl Reader {
             // The semaphore is never closed.
             let _turn = log.reading.acquire().await;
             let listed = log.page(job, from, most).await?;
-            let (read, (fits, bytes)) = (listed.len(), fits(&listed));
-            let held = listed.into_iter().take(fits).map(|listed| wire::entry(job, listed));
-            PortResult::Ok((read, bytes, held.collect::<PortResult<Vec<_>>>()?))
+            let held = Held::of(&listed, most);
+            let entries = listed.into_iter().take(held.count).map(|listed| wire::entry(job, listed));
+            PortResult::Ok((entries.collect::<PortResult<Vec<_>>>()?, held))
         });
         match page.await {
-            Ok((read, bytes, page)) => {
+            Ok((entries, held)) => {
                 self.failures = 0;
-                self.behind = page.len() < read || read == most;
-                if let Some(mean) = bytes.checked_div(page.len()) {
-                    self.page = (HELD / mean.max(1)).clamp(1, PAGE);
-                }
-                for entry in page {
+                self.behind = held.behind;
+                self.page = held.next;
+                for entry in entries {
                     self.take(entry);
                 }
             }
@@ -149,31 +147,51 @@ impl Reader {
     }
 }
 
-/// How many of these events a reader may hold, one at least, and their bytes.
-fn fits(listed: &[Listed]) -> (usize, usize) {
-    let (mut count, mut bytes) = (0, 0);
-    for (_, fields) in listed {
-        if bytes >= HELD {
-            break;
+/// What a reader may hold of events that it read.
+#[derive(Debug, PartialEq)]
+struct Held {
+    /// So many of them, one at least.
+    count: usize,
+    /// Whether the stream may have more.
+    behind: bool,
+    /// How many to read next.
+    next: usize,
+}
+
+impl Held {
+    /// Of these events, where so many were asked for.
+    fn of(listed: &[Listed], asked: usize) -> Self {
+        let (mut count, mut bytes) = (0, 0);
+        for (_, fields) in listed {
+            if bytes >= HELD {
+                break;
+            }
+            count += 1;
+            bytes += fields.iter().map(Vec::len).sum::<usize>();
         }
-        count += 1;
-        bytes += fields.iter().map(Vec::len).sum::<usize>();
+        let next = (HELD * count).checked_div(bytes).map_or(asked, |next| next.clamp(1, PAGE));
+        Self { count, behind: count < listed.len() || listed.len() == asked, next }
     }
-    (count, bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn held(bytes: &[usize], asked: usize) -> Held {
+        let listed = |bytes: &usize| ("1-0".to_owned(), vec![vec![0; *bytes]]);
+        Held::of(&bytes.iter().map(listed).collect::<Vec<Listed>>(), asked)
+    }
+
     #[test]
     fn a_reader_holds_as_many_events_as_fit_and_one_at_least() {
-        let listed = |bytes: &[usize]| -> Vec<Listed> {
-            bytes.iter().map(|bytes| ("1-0".to_owned(), vec![vec![0; *bytes]])).collect()
-        };
-        assert_eq!(fits(&[]), (0, 0));
-        assert_eq!(fits(&listed(&[100; 8])), (8, 800));
-        assert_eq!(fits(&listed(&[2 * HELD, 1])), (1, 2 * HELD));
-        assert_eq!(fits(&listed(&[HELD - 1, HELD, 1])), (2, 2 * HELD - 1));
+        assert_eq!(held(&[], 8), Held { count: 0, behind: false, next: 8 });
+        // Small ones: all of them, and the next page is as large as pages are.
+        assert_eq!(held(&[100; 7], 8), Held { count: 7, behind: false, next: PAGE });
+        assert_eq!(held(&[100; 8], 8), Held { count: 8, behind: true, next: PAGE });
+        // What does not fit is read again, and no more than fits.
+        assert_eq!(held(&[2 * HELD, 1], 8), Held { count: 1, behind: true, next: 1 });
+        assert_eq!(held(&[HELD - 1, HELD, 1], 8), Held { count: 2, behind: true, next: 1 });
+        assert_eq!(held(&[HELD / 4; 3], 8), Held { count: 3, behind: false, next: 4 });
     }
 }
