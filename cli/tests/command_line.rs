@@ -46,6 +46,38 @@ fn what_is_wrong_is_told_at_once_and_the_exit_code_is_2() {
 }
 
 #[test]
+fn what_keeps_a_worker_from_starting_is_told_in_one_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("raglan.yaml");
+    // Nothing listens on port 1, and a file is no folder.
+    let settings = serde_json::json!({
+        "data_dir": path,
+        "models": {"embedding": {"path": folder.path().join("no-model")}},
+        "postgres": {"url": "postgres://postgres@127.0.0.1:1/postgres"},
+        "redis": {"url": "redis://127.0.0.1:1"},
+        "startup": {"wait_s": 0},
+        "workers": {"listen": null},
+    });
+    std::fs::write(&path, settings.to_string()).unwrap();
+    let ended = raglan(&["--config", path.to_str().unwrap(), "worker", "retrieval", "webhook"]);
+    assert_eq!(ended.status.code(), Some(2));
+    let told = text(&ended.stderr);
+    for problem in [
+        "7 problems",
+        "webhooks.signing_secrets: ",
+        "data_dir: ",
+        "postgres: ",
+        "rabbitmq.url: ",
+        "redis: ",
+        "blobs.path: ",
+        "models: ",
+    ] {
+        assert!(told.contains(problem), "{problem:?} is not told: {told}");
+    }
+    assert!(ended.stdout.is_empty());
+}
+
+#[test]
 fn a_command_that_finds_no_server_says_what_to_do() {
     let ended = raglan(&["--url", "http://127.0.0.1:1", "search", "x"]);
     assert_eq!(ended.status.code(), Some(1));

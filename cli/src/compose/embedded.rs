@@ -84,7 +84,7 @@ impl Embedded {
         let retriever =
             core::retriever(documents.clone(), &models, indexes.vectors.clone(), indexes.keywords.clone());
         let health =
-            ProcessHealth::new(Some(replication.clone()), documents.clone(), models.embedder.clone());
+            ProcessHealth::new(Some(replication.clone()), documents.clone(), Some(models.embedder.clone()));
         let core = Core {
             lifecycle: Arc::new(lifecycle(&config, jobs, &database).await?),
             sender: Arc::new(HttpWebhookSender::new(SenderSettings {

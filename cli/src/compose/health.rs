@@ -46,16 +46,16 @@ impl Probe {
 pub struct ProcessHealth {
     replication: Option<Arc<Replication>>,
     documents: Arc<dyn DocumentStore>,
-    embedder: EmbedderSlot,
+    embedder: Option<EmbedderSlot>,
     servers: Vec<Probe>,
 }
 
 impl ProcessHealth {
-    /// Of a process with these parts; `replication` where it keeps indexes.
+    /// Of a process with these parts; `replication` where it keeps indexes, `embedder` where it embeds.
     pub fn new(
         replication: Option<Arc<Replication>>,
         documents: Arc<dyn DocumentStore>,
-        embedder: EmbedderSlot,
+        embedder: Option<EmbedderSlot>,
     ) -> Self {
         Self { replication, documents, embedder, servers: Vec::new() }
     }
@@ -82,13 +82,13 @@ fn part(name: &str, state: PartState, detail: impl Into<String>) -> PartHealth {
 impl Health for ProcessHealth {
     async fn report(&self) -> HealthReport {
         let (store, servers) = tokio::join!(self.store(), join_all(self.servers.iter().map(Probe::report)));
-        let embedder = match &self.embedder {
+        let embedder = self.embedder.as_ref().map(|embedder| match embedder {
             EmbedderSlot::Ready(embedder) => part("embedder", PartState::Ok, embedder.info().model.clone()),
             EmbedderSlot::Off => part("embedder", PartState::Ok, "switched off: keyword search alone"),
             EmbedderSlot::Missing => {
                 part("embedder", PartState::Degraded, "the model could not be had: keyword search alone")
             }
-        };
+        });
         let replicas = self.replication.iter().flat_map(|replication| replication.status());
         let indexes = replicas.map(|replica| {
             let state = match replica.state {
@@ -100,7 +100,8 @@ impl Health for ProcessHealth {
             };
             part(replica.name, state, replica.to_string())
         });
-        let parts: Vec<PartHealth> = [store, embedder].into_iter().chain(servers).chain(indexes).collect();
+        let parts: Vec<PartHealth> =
+            [store].into_iter().chain(embedder).chain(servers).chain(indexes).collect();
         let ready = parts.iter().all(|part| !matches!(part.state, PartState::Failing | PartState::Starting));
         HealthReport { ready, parts }
     }

@@ -1,5 +1,7 @@
 //! The configuration: a commented default file in the binary, a file of the user's, environment variables, in this order.
 
+#[cfg(test)]
+mod containers;
 mod generators;
 mod load;
 mod model;

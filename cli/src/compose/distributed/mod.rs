@@ -87,11 +87,14 @@ impl Distributed {
         let searches = api || roles.iter().any(|role| matches!(role, Role::Retrieval | Role::Generation));
         let embeds = searches || roles.contains(&Role::Ingestion);
         let secrets = signing_secrets(&config, &roles);
+        let own_folder = searches.then(|| slot(&config.data_dir)).transpose();
+        let own_folder = own_folder.map_err(|error| format!("data_dir: {error:#}"));
         let wait_s = config.startup.wait_s;
         let models =
             async { if embeds { Models::load(&config.models, wait_s).await } else { Ok(Models::none()) } };
         let (servers, models) = tokio::join!(connect(&config), models);
-        let (servers, models) = together(servers, models, secrets.as_ref().err())?;
+        let local = [secrets.as_ref().err(), own_folder.as_ref().err()];
+        let (servers, models) = together(servers, models, local)?;
         let vectors = vectors(&config, &models).await?;
         let generators = if roles.contains(&Role::Generation) {
             generators(&config, &models).await?
@@ -109,8 +112,7 @@ impl Distributed {
 
         let mut own = None;
         let mut lock = None;
-        if searches {
-            let (folder, taken) = slot(&config.data_dir)?;
+        if let Some((folder, taken)) = own_folder.unwrap_or_default() {
             lock = Some(taken);
             let indexes = Indexes::open(&folder, &models, vectors.is_local()).await?;
             let replication =
@@ -133,7 +135,8 @@ impl Distributed {
         let (replication, retriever) = own.unzip();
         vectors.spawn(&mut beside, &roles, &documents, &coordination, &stop_replication);
 
-        let health = ProcessHealth::new(replication.clone(), documents.clone(), models.embedder.clone())
+        let embedder = embeds.then(|| models.embedder.clone());
+        let health = ProcessHealth::new(replication.clone(), documents.clone(), embedder)
             .with_servers(probes(&servers, &vectors));
         let core = Core {
             lifecycle: Arc::new(lifecycle(&config, &servers)),
@@ -227,9 +230,9 @@ fn problem<T>(section: &str, settings: Result<T, String>) -> Result<T, Problems>
 fn together(
     servers: Result<Servers, Problems>,
     models: anyhow::Result<Models>,
-    secrets: Option<&String>,
+    local: [Option<&String>; 2],
 ) -> anyhow::Result<(Servers, Models)> {
-    let mut problems: Vec<String> = secrets.into_iter().cloned().collect();
+    let mut problems: Vec<String> = local.into_iter().flatten().cloned().collect();
     let servers = servers.map_err(|error| problems.extend(error.0)).ok();
     let models = models.map_err(|error| problems.push(format!("models: {error:#}"))).ok();
     match (servers, models) {
