@@ -35,8 +35,8 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("red
 const MAX_EVENT_BYTES: usize = 8 << 20;
 /// How many events are read at once, at most.
 const PAGE: usize = 32;
-/// How many readers read their streams at once; when a connection comes back, all want to.
-const READERS_AT_ONCE: usize = 64;
+/// How many readers read their streams at once; when a connection comes back, all want to. Their pages are all in memory, and Redis answers one after the other.
+const READERS_AT_ONCE: usize = 16;
 /// Among so many newest events a call that is made again looks for what it may have added before.
 const LOOKED_THROUGH: usize = 64;
 /// Redis refuses times that its clock cannot express.
