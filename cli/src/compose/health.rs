@@ -106,3 +106,30 @@ impl Health for ProcessHealth {
         HealthReport { ready, parts }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use raglan_backends::{database::SqliteDatabase, document_store::SqliteDocumentStore};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_process_that_embeds_shows_an_embedder() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = SqliteDatabase::open(&folder.path().join("raglan.db")).await.unwrap();
+        let documents: Arc<dyn DocumentStore> = Arc::new(SqliteDocumentStore::new(database));
+        let mut shown = Vec::new();
+        for embedder in [None, Some(EmbedderSlot::Off), Some(EmbedderSlot::Missing)] {
+            let report = ProcessHealth::new(None, Arc::clone(&documents), embedder).report().await;
+            assert!(report.ready);
+            shown.push(report.parts.into_iter().map(|part| (part.name, part.state)).collect::<Vec<_>>());
+        }
+        let (store, embedder) = (("store".to_owned(), PartState::Ok), |state| ("embedder".to_owned(), state));
+        let expected = [
+            vec![store.clone()],
+            vec![store.clone(), embedder(PartState::Ok)],
+            vec![store, embedder(PartState::Degraded)],
+        ];
+        assert_eq!(shown, expected);
+    }
+}

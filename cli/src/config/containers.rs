@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::load;
 
@@ -28,12 +28,9 @@ fn texts(value: &Value) -> Vec<&str> {
 }
 
 /// The services of Raglan itself.
-fn services(compose: &Value) -> Vec<(&String, &Map<String, Value>)> {
+fn services(compose: &Value) -> Vec<(&String, &Value)> {
     let services = compose["services"].as_object().unwrap().iter();
-    services
-        .map(|(name, service)| (name, service.as_object().unwrap()))
-        .filter(|(_, service)| service["image"] == "raglan:local")
-        .collect()
+    services.filter(|(_, service)| service["image"] == "raglan:local").collect()
 }
 
 #[test]

@@ -93,8 +93,8 @@ impl Distributed {
         let models =
             async { if embeds { Models::load(&config.models, wait_s).await } else { Ok(Models::none()) } };
         let (servers, models) = tokio::join!(connect(&config), models);
-        let local = [secrets.as_ref().err(), own_folder.as_ref().err()];
-        let (servers, models) = together(servers, models, local)?;
+        let own_problems = [secrets.as_ref().err(), own_folder.as_ref().err()];
+        let (servers, models) = together(servers, models, own_problems)?;
         let vectors = vectors(&config, &models).await?;
         let generators = if roles.contains(&Role::Generation) {
             generators(&config, &models).await?
@@ -226,13 +226,13 @@ fn problem<T>(section: &str, settings: Result<T, String>) -> Result<T, Problems>
     settings.map_err(|problem| Problems(vec![format!("{section}{problem}")]))
 }
 
-/// All problems of the start in one report.
+/// All problems of the start in one report: those with the servers, with the models, and with what this process has by itself.
 fn together(
     servers: Result<Servers, Problems>,
     models: anyhow::Result<Models>,
-    local: [Option<&String>; 2],
+    own: [Option<&String>; 2],
 ) -> anyhow::Result<(Servers, Models)> {
-    let mut problems: Vec<String> = local.into_iter().flatten().cloned().collect();
+    let mut problems: Vec<String> = own.into_iter().flatten().cloned().collect();
     let servers = servers.map_err(|error| problems.extend(error.0)).ok();
     let models = models.map_err(|error| problems.push(format!("models: {error:#}"))).ok();
     match (servers, models) {
